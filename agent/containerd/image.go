@@ -1,0 +1,221 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// image is what a container needs to know of one; it never changes.
+type image struct {
+	target digest.Digest
+	// parent is the snapshot of the unpacked layers.
+	parent string
+	config ocispec.ImageConfig
+
+	mu    sync.Mutex
+	users map[string]specs.User // resolved from the image's /etc/passwd
+}
+
+// imageCache spares a Start the reading of manifest, configuration and users.
+// Its key is the digest, so a name that moves to other content is no problem.
+type imageCache struct {
+	mu     sync.Mutex
+	images map[digest.Digest]*image
+}
+
+// maxImages bounds the cache; a machine that uses more forgets them all and
+// reads them again.
+const maxImages = 256
+
+func newImageCache() *imageCache { return &imageCache{images: map[digest.Digest]*image{}} }
+
+func (c *imageCache) get(d digest.Digest) *image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.images[d]
+}
+
+func (c *imageCache) put(i *image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.images) >= maxImages {
+		clear(c.images)
+	}
+	c.images[i.target] = i
+}
+
+func (c *imageCache) drop(d digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.images, d)
+}
+
+// Import stores the images of an OCI or Docker archive and returns their names.
+func (x *Executor) Import(ctx context.Context, archive io.Reader) ([]string, error) {
+	imgs, err := x.client.Import(ctx, archive, client.WithAllPlatforms(true), client.WithSkipMissing())
+	if err != nil {
+		return nil, x.wrap("import images", err)
+	}
+	var names []string
+	for _, i := range imgs {
+		names = append(names, i.Name)
+	}
+	if len(names) == 0 {
+		return nil, errors.New("import images: the archive names none; give it an io.containerd.image.name annotation or a tag")
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// image finds the image in the local store, or pulls it.
+func (x *Executor) image(ctx context.Context, name string) (*image, error) {
+	ref, err := reference.ParseDockerRef(name)
+	if err != nil {
+		return nil, invalid("image %q is not a reference such as docker.io/library/busybox:1.36: %w", name, err)
+	}
+	stored, err := x.client.ImageService().Get(ctx, ref.String())
+	if errdefs.IsNotFound(err) {
+		return x.pull(ctx, ref.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if img := x.images.get(stored.Target.Digest); img != nil {
+		return img, nil
+	}
+	img, err := x.load(ctx, stored)
+	if errdefs.IsNotFound(err) { // the name is known, its content is not all there
+		return x.pull(ctx, ref.String())
+	}
+	return img, err
+}
+
+// load reads a stored image's configuration, checks that it is for this
+// machine, and unpacks it if it is not yet.
+func (x *Executor) load(ctx context.Context, stored images.Image) (*image, error) {
+	store := x.client.ContentStore()
+	available, err := images.Platforms(ctx, store, stored.Target)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(available, platforms.Default().Match) {
+		var names []string
+		for _, p := range available {
+			names = append(names, p.OS+"/"+p.Architecture)
+		}
+		return nil, invalid("image %s is for %s, this machine is linux/%s; use an image for it or a constraint on the architecture",
+			stored.Name, strings.Join(names, ", "), runtime.GOARCH)
+	}
+	desc, err := stored.Config(ctx, store, platforms.Default())
+	if err != nil {
+		return nil, err
+	}
+	blob, err := content.ReadBlob(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(blob, &config); err != nil {
+		return nil, invalid("image %s has a broken configuration: %w", stored.Name, err)
+	}
+	img := &image{
+		target: stored.Target.Digest,
+		parent: identity.ChainID(config.RootFS.DiffIDs).String(),
+		config: config.Config,
+		users:  map[string]specs.User{},
+	}
+	if _, err := x.snaps.Stat(ctx, img.parent); errdefs.IsNotFound(err) {
+		err = client.NewImage(x.client, stored).Unpack(ctx, x.cfg.Snapshotter)
+		if err != nil {
+			return nil, fmt.Errorf("unpack image %s: %w", stored.Name, err)
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	x.images.put(img)
+	return img, nil
+}
+
+// user finds the numbers of a user, given as "uid", "uid:gid" or names of the
+// image; empty is the image's own.
+func (x *Executor) user(ctx context.Context, img *image, name string) (specs.User, error) {
+	if name == "" {
+		name = img.config.User
+	}
+	if name == "" {
+		name = "0"
+	}
+	img.mu.Lock()
+	defer img.mu.Unlock()
+	if u, ok := img.users[name]; ok {
+		return u, nil
+	}
+	// A view of the image to read its files from; the lease keeps it from
+	// containerd's garbage collector and takes it along at the end.
+	ctx, done, err := x.client.WithLease(ctx)
+	if err != nil {
+		return specs.User{}, err
+	}
+	defer func() { _ = done(context.WithoutCancel(ctx)) }()
+	c := &containers.Container{Snapshotter: x.cfg.Snapshotter, SnapshotKey: "tender-user-" + randomName()}
+	if _, err := x.snaps.View(ctx, c.SnapshotKey, img.parent); err != nil {
+		return specs.User{}, err
+	}
+	defer func() { _ = x.snaps.Remove(context.WithoutCancel(ctx), c.SnapshotKey) }()
+
+	s := &specs.Spec{Root: &specs.Root{}, Process: &specs.Process{}, Linux: &specs.Linux{}}
+	if err := oci.WithUser(name)(ctx, x.client, c, s); err != nil {
+		return specs.User{}, invalid("user %q is not in the image: %w", name, err)
+	}
+	groupsOf, _, _ := strings.Cut(name, ":")
+	if err := oci.WithAdditionalGIDs(groupsOf)(ctx, x.client, c, s); err != nil {
+		return specs.User{}, invalid("groups of user %q: %w", name, err)
+	}
+	if len(img.users) >= maxUsers {
+		clear(img.users)
+	}
+	img.users[name] = s.Process.User
+	return s.Process.User, nil
+}
+
+// maxUsers bounds what is remembered of one image.
+const maxUsers = 64
+
+// containerName is the name of the task's container: the task's own where
+// containerd allows it (no two separators in a row, none at the end).
+func containerName(id fleet.TaskID) string {
+	fields := strings.FieldsFunc(string(id), isSeparator)
+	separators := len(id) - len(strings.Join(fields, ""))
+	if len(fields) == separators+1 && !strings.HasPrefix(string(id), hashedPrefix) {
+		return string(id)
+	}
+	return hashedPrefix + digest.FromString(string(id)).Encoded()[:40]
+}
+
+// hashedPrefix begins the names that are not task ids, so that none of them
+// can be one.
+const hashedPrefix = "x-"
+
+func isSeparator(r rune) bool { return r == '-' || r == '_' || r == '.' }

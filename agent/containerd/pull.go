@@ -1,0 +1,87 @@
+package containerd
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+)
+
+// pull fetches the image from its registry, for this machine's platform only,
+// and unpacks it on the way. Of many that want the same image, one downloads.
+func (x *Executor) pull(ctx context.Context, ref string) (*image, error) {
+	unlock, err := x.pulling.lock(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	stored, err := x.client.ImageService().Get(ctx, ref)
+	if err == nil {
+		if img, err := x.load(ctx, stored); !errdefs.IsNotFound(err) {
+			return img, err
+		}
+	}
+	x.log.InfoContext(ctx, "pulling image", "image", ref)
+	// The client would write its own lines to stderr; what matters is in err.
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	img, err := x.client.Pull(log.WithLogger(ctx, logrus.NewEntry(quiet)), ref,
+		client.WithResolver(x.resolver()),
+		client.WithPullUnpack,
+		client.WithPullSnapshotter(x.cfg.Snapshotter))
+	if err != nil {
+		return nil, pullError(ref, err)
+	}
+	loaded, err := x.load(ctx, img.Metadata())
+	if errdefs.IsNotFound(err) {
+		return nil, invalid("image %s has nothing for this machine: %v", ref, err)
+	}
+	return loaded, err
+}
+
+func (x *Executor) resolver() remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts: docker.ConfigureDefaultRegistries(
+			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(x.cfg.Credentials))),
+			docker.WithPlainHTTP(func(host string) (bool, error) {
+				return slices.Contains(x.cfg.PlainHTTPRegistries, host), nil
+			}),
+		),
+	})
+}
+
+// pullError says what went wrong between this machine and the registry, and
+// whether trying again can help.
+func pullError(ref string, err error) error {
+	var status remoteerrors.ErrUnexpectedStatus
+	var network *url.Error
+	switch {
+	case errors.Is(err, docker.ErrInvalidAuthorization),
+		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
+		return invalid("image %s: the registry refuses access, or has no such image; check the name and this agent's credentials: %v", ref, err)
+	case errors.As(err, &status):
+		return fmt.Errorf("pull image %s: the registry answers %s; try again later: %w", ref, status.Status, err)
+	case errors.As(err, &network):
+		return fmt.Errorf("pull image %s: the registry cannot be reached; check this machine's network, "+
+			"or import the image from an archive: %w", ref, err)
+	case errdefs.IsNotFound(err):
+		return invalid("image %s is not on this machine, and its registry has no such image; check the name: %v", ref, err)
+	default:
+		return fmt.Errorf("pull image %s: %w", ref, err)
+	}
+}
+
+func randomName() string { return strings.ToLower(rand.Text()) }

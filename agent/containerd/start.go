@@ -1,0 +1,189 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+
+	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/agent/tasklog"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// taskLabel marks Tender's containers; its value is the task id.
+const taskLabel = "tender.task"
+
+// cleanupTimeout bounds what is done after the caller's context has ended.
+const cleanupTimeout = 30 * time.Second
+
+// Start creates and starts the task's container.
+func (x *Executor) Start(ctx context.Context, t executor.Task) error {
+	op := "start task " + string(t.ID)
+	if err := fleet.CheckID("task id", string(t.ID)); err != nil {
+		return invalid("%w", err)
+	}
+	unlock, err := x.starting.lock(ctx, containerName(t.ID))
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	defer unlock()
+	if err := x.start(ctx, t); err != nil {
+		if errors.Is(err, executor.ErrInvalid) {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w: %v", op, context.Cause(ctx), err)
+		}
+		return x.wrap(op, err)
+	}
+	return nil
+}
+
+func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
+	name := containerName(t.ID)
+	img, record, err := x.describe(ctx, name, t)
+	if err != nil {
+		// A task that runs is not disturbed by an image that was removed since.
+		if exists, existsErr := x.exists(ctx, name); existsErr == nil && exists {
+			return nil
+		}
+		return err
+	}
+	_, err = x.client.ContainerService().Create(ctx, record)
+	if errdefs.IsAlreadyExists(err) {
+		exists, existsErr := x.exists(ctx, name)
+		if existsErr != nil || exists {
+			return existsErr
+		}
+		// An earlier start was cut short, or the machine was booted since.
+		if err := x.remove(ctx, name); err != nil {
+			return err
+		}
+		_, err = x.client.ContainerService().Create(ctx, record)
+	}
+	if err != nil {
+		return err
+	}
+	logs := x.Logs().Path(t.ID)
+	_, statErr := os.Stat(logs)
+	defer func() {
+		if err != nil {
+			x.abandon(ctx, name)
+			if errors.Is(statErr, fs.ErrNotExist) {
+				_ = os.RemoveAll(logs)
+			}
+		}
+	}()
+	return x.launch(ctx, name, logs, img)
+}
+
+// describe finds the image and makes the container's record.
+func (x *Executor) describe(ctx context.Context, name string, t executor.Task) (*image, containers.Container, error) {
+	img, err := x.image(ctx, t.Spec.Image)
+	if err != nil {
+		return nil, containers.Container{}, err
+	}
+	spec, err := x.spec(ctx, t, name, img)
+	if err != nil {
+		return nil, containers.Container{}, err
+	}
+	specAny, err := typeurl.MarshalAny(spec)
+	return img, containers.Container{
+		ID:      name,
+		Labels:  map[string]string{taskLabel: string(t.ID)},
+		Image:   t.Spec.Image,
+		Runtime: containers.RuntimeInfo{Name: plugins.RuntimeRuncV2, Options: x.runtime},
+		Spec:    specAny,
+		// Naming the snapshot before it exists keeps the garbage collector from
+		// it, so no lease is needed.
+		Snapshotter: x.cfg.Snapshotter,
+		SnapshotKey: name,
+	}, err
+}
+
+// exists reports whether a started task has the container; what was created
+// and never started does not count.
+func (x *Executor) exists(ctx context.Context, name string) (bool, error) {
+	var r *tasks.GetResponse
+	err := settled(ctx, func() (err error) {
+		r, err = x.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: name})
+		return native(err)
+	})
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return r.Process.Status != tasktypes.Status_CREATED, nil
+}
+
+// launch makes the container's snapshot, its shim and its process.
+func (x *Executor) launch(ctx context.Context, name, logs string, img *image) error {
+	mounts, err := x.prepare(ctx, name, img)
+	if err != nil {
+		return err
+	}
+	uri, err := cio.LogURIGenerator("binary", x.cfg.LogBinary[0], map[string]string{
+		x.cfg.LogBinary[1]: tasklog.Writer(logs, x.cfg.MaxLogBytes),
+	})
+	if err != nil {
+		return err
+	}
+	req := &tasks.CreateTaskRequest{ContainerID: name, Stdout: uri.String(), Stderr: uri.String()}
+	for _, m := range mounts {
+		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	if _, err := x.client.TaskService().Create(ctx, req); err != nil {
+		return launchError(native(err))
+	}
+	// The shim takes a writer that died at once for one that is ready.
+	if _, err := os.Stat(filepath.Join(logs, "stdout.log")); err != nil {
+		return fmt.Errorf("the log writer %s %s did not open its files: %w", x.cfg.LogBinary[0], x.cfg.LogBinary[1], err)
+	}
+	if _, err := x.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: name}); err != nil {
+		return launchError(native(err))
+	}
+	return nil
+}
+
+// prepare makes the container's own layer on top of the image's, which it
+// unpacks again when someone has removed it.
+func (x *Executor) prepare(ctx context.Context, name string, img *image) ([]mount.Mount, error) {
+	mounts, err := x.snaps.Prepare(ctx, name, img.parent)
+	if errdefs.IsAlreadyExists(err) { // left by a removal that was cut short
+		if err := x.snaps.Remove(ctx, name); err != nil {
+			return nil, err
+		}
+		mounts, err = x.snaps.Prepare(ctx, name, img.parent)
+	}
+	if errdefs.IsNotFound(err) {
+		x.images.drop(img.target)
+		return nil, fmt.Errorf("the image's unpacked layers are gone; start the task again: %v", err)
+	}
+	return mounts, err
+}
+
+// abandon removes what a failed start has made, also when the caller has given
+// up. What cannot be removed now is found by List, or by the next Start.
+func (x *Executor) abandon(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := x.remove(ctx, name); err != nil {
+		x.log.WarnContext(ctx, "cannot clean up after a failed start", "container", name, "error", err)
+	}
+}

@@ -1,0 +1,385 @@
+package lifecycle
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/agent/reports"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Phase is how far the agent has come with a task.
+type Phase int
+
+const (
+	// Assigned: checkpointed, nothing done yet.
+	Assigned Phase = iota + 1
+	// Starting: the executor may have created something.
+	Starting
+	// Running: the executor said that the process runs.
+	Running
+	// Ended: a terminal state was observed; the container may still exist.
+	Ended
+)
+
+// Record is the durable part of one task.
+type Record struct {
+	Assignment fleet.Assignment
+	Phase      Phase
+	Reports    reports.Queue
+	// Freed: the container was removed after the end.
+	Freed bool
+	// Acked is the generation in which the control plane saw the task end;
+	// 0 while the last update is not acknowledged.
+	Acked uint64
+	// Done: the last update is acknowledged.
+	Done bool
+}
+
+// Event is something that happened to the agent.
+type Event interface{ event() }
+
+type (
+	// Recovered begins the life of an agent process: the containers that the
+	// executor holds.
+	Recovered struct{ Held []fleet.TaskID }
+	// Connected: a session is established in that term.
+	Connected struct{ Term uint64 }
+	// Disconnected: the session is over.
+	Disconnected struct{}
+	// Desired arrived.
+	Desired struct{ fleet.Desired }
+	// Acked: an update is committed.
+	Acked struct {
+		Task       fleet.TaskID
+		Update     fleet.UpdateID
+		Generation uint64
+	}
+	// Started is the executor's answer to Start.
+	Started struct {
+		Task fleet.TaskID
+		Err  Failure
+		Text string
+	}
+	// Exited is the executor's answer to Wait.
+	Exited struct {
+		Task     fleet.TaskID
+		Time     time.Time
+		ExitCode int
+		Signal   int
+		OOM      bool
+		// Lost: the container disappeared without an exit status.
+		Lost bool
+	}
+	// Removed is the executor's answer to Remove.
+	Removed struct{ Task fleet.TaskID }
+	// Tick: time passes. Once a second is right.
+	Tick struct{}
+)
+
+func (Recovered) event()    {}
+func (Connected) event()    {}
+func (Disconnected) event() {}
+func (Desired) event()      {}
+func (Acked) event()        {}
+func (Started) event()      {}
+func (Exited) event()       {}
+func (Removed) event()      {}
+func (Tick) event()         {}
+
+// Failure tells why a start failed, as far as it matters here.
+type Failure int
+
+const (
+	None Failure = iota
+	// Unavailable: the runtime does not answer; the start is tried again.
+	Unavailable
+	// Failed: the task cannot start; it has failed.
+	Failed
+)
+
+// Action is something the shell is to do.
+type Action interface{ action() }
+
+type (
+	// Save makes a record durable before the actions after it.
+	Save struct{ Record Record }
+	// SaveHead makes the held generation and term durable.
+	SaveHead struct{ Term, Generation uint64 }
+	// Forget deletes a record.
+	Forget struct{ Task fleet.TaskID }
+	// Start asks the executor to start; answered by Started.
+	Start struct{ Assignment fleet.Assignment }
+	// Wait asks the executor to wait; answered by Exited.
+	Wait struct{ Task fleet.TaskID }
+	// Stop asks the executor to stop, or the shell to give up a Start that is
+	// being performed. Repeated until the exit.
+	Stop struct {
+		Task  fleet.TaskID
+		Grace time.Duration
+	}
+	// Remove asks the executor to remove the container; answered by Removed.
+	// A Task without a record is an orphan.
+	Remove struct{ Task fleet.TaskID }
+	// Pull asks the control plane for what differs from a generation.
+	Pull struct {
+		Generation uint64
+		Full       bool
+	}
+	// Report sends updates.
+	Report struct{ Updates []fleet.StatusUpdate }
+)
+
+func (Save) action()     {}
+func (SaveHead) action() {}
+func (Forget) action()   {}
+func (Start) action()    {}
+func (Wait) action()     {}
+func (Stop) action()     {}
+func (Remove) action()   {}
+func (Pull) action()     {}
+func (Report) action()   {}
+
+// Agent is the life-cycle core of one agent. It belongs to one loop.
+type Agent struct {
+	term       uint64
+	generation uint64
+	tasks      map[fleet.TaskID]*task
+	orphans    map[fleet.TaskID]bool // containers without a record
+	connected  bool
+	synced     bool // a full set has been seen since the process began, or a generation is held
+	pulled     time.Time
+	acts       []Action
+}
+
+// pullEvery is how often the desired set is pulled when no answer came: an
+// answer may be lost with its session.
+const pullEvery = 30 * time.Second
+
+// New makes the core from checkpointed records.
+func New(records []Record, term, generation uint64) *Agent {
+	a := &Agent{term: term, generation: generation, tasks: map[fleet.TaskID]*task{}, orphans: map[fleet.TaskID]bool{}}
+	for _, r := range records {
+		a.tasks[r.Assignment.Task] = &task{Record: r}
+	}
+	a.synced = generation > 0
+	return a
+}
+
+// Step takes one event at one instant and returns what is to be done.
+func (a *Agent) Step(now time.Time, ev Event) []Action {
+	a.acts = nil
+	switch ev := ev.(type) {
+	case Recovered:
+		a.recovered(now, ev)
+	case Connected:
+		a.connected, a.term = true, max(a.term, ev.Term)
+		for _, t := range a.tasks {
+			t.Reports.Reset()
+		}
+		a.pull(now)
+	case Disconnected:
+		a.connected = false
+	case Desired:
+		a.desired(now, ev.Desired)
+	case Acked:
+		a.acked(ev)
+	case Started, Exited, Removed:
+		a.executor(now, ev)
+	case Tick:
+		a.tick(now)
+	}
+	a.flush(now)
+	return a.acts
+}
+
+// Generation returns the generation and term that the agent holds.
+func (a *Agent) Generation() (term, generation uint64) { return a.term, a.generation }
+
+// Counts returns how many tasks run and how many updates are spooled.
+func (a *Agent) Counts() (running, spooled int) {
+	for _, t := range a.tasks {
+		if t.Phase == Running {
+			running++
+		}
+		spooled += len(t.Reports.Pending)
+	}
+	return running, spooled
+}
+
+// Records returns the durable records in the order of their ids.
+func (a *Agent) Records() []Record {
+	out := make([]Record, 0, len(a.tasks))
+	for _, id := range a.ids() {
+		out = append(out, a.tasks[id].Record)
+	}
+	return out
+}
+
+func (a *Agent) do(x Action) { a.acts = append(a.acts, x) }
+
+func (a *Agent) ids() []fleet.TaskID { return slices.Sorted(maps.Keys(a.tasks)) }
+
+func (a *Agent) pull(now time.Time) {
+	a.pulled = now
+	a.do(Pull{Generation: a.generation, Full: !a.synced})
+}
+
+func (a *Agent) recovered(now time.Time, ev Recovered) {
+	held := map[fleet.TaskID]bool{}
+	for _, id := range ev.Held {
+		held[id] = true
+		if a.tasks[id] == nil {
+			a.orphans[id] = true
+		}
+	}
+	for _, id := range a.ids() {
+		a.tasks[id].recover(a, now, held[id])
+	}
+	if a.synced {
+		a.removeOrphans()
+	}
+}
+
+// removeOrphans removes containers that no record speaks of. It waits for the
+// first desired set: an agent whose checkpoint was lost must not kill what the
+// control plane still wants.
+func (a *Agent) removeOrphans() {
+	for _, id := range slices.Sorted(maps.Keys(a.orphans)) {
+		a.do(Remove{id})
+	}
+	clear(a.orphans)
+}
+
+// desired takes over a desired set. Anything older than what is held is
+// refused: it may be a duplicate of a message from before a task ended.
+func (a *Agent) desired(now time.Time, d fleet.Desired) {
+	switch {
+	case d.Term < a.term:
+		return
+	case !d.Full && (d.Base != a.generation || d.Generation <= a.generation):
+		return
+	case d.Full && d.Term == a.term && d.Generation < a.generation:
+		return
+	}
+	a.term, a.generation, a.synced = d.Term, d.Generation, true
+	wanted := map[fleet.TaskID]bool{}
+	for _, as := range d.Assignments {
+		wanted[as.Task] = true
+		a.assign(now, as)
+	}
+	if d.Full {
+		for _, id := range a.ids() {
+			if t := a.tasks[id]; !wanted[id] && t.Phase != Ended {
+				t.kill(a, now, grace(t.Assignment.Spec))
+			}
+		}
+		a.removeOrphans()
+	}
+	a.do(SaveHead{a.term, a.generation})
+	for _, id := range a.ids() {
+		a.tasks[id].forget(a)
+	}
+	a.pull(now)
+}
+
+func (a *Agent) assign(now time.Time, as fleet.Assignment) {
+	t := a.tasks[as.Task]
+	switch {
+	case t != nil:
+		if as.Kill {
+			t.kill(a, now, as.KillGrace)
+		}
+	case a.orphans[as.Task]:
+		// Its record was lost but its container was not: it goes on.
+		delete(a.orphans, as.Task)
+		t = &task{Record: Record{Assignment: as, Phase: Running}}
+		t.Reports.Seq = as.Seq
+		a.tasks[as.Task] = t
+		t.adopt(a, now)
+	case as.Seq > 0:
+		// It ran here once and nothing of it is left. Never run it again.
+		t = &task{Record: Record{Assignment: as, Phase: Running}}
+		t.Reports.Seq = as.Seq
+		a.tasks[as.Task] = t
+		t.end(a, fleet.Status{
+			Task: as.Task, State: fleet.TaskLost, Time: now, ExitCode: -1,
+			Message: "the agent has no record of the task any more", Reason: fleet.ReasonReconciliation,
+		})
+	default:
+		kill := as.Kill
+		as.Kill = false
+		t = &task{Record: Record{Assignment: as, Phase: Assigned}}
+		a.tasks[as.Task] = t
+		if kill {
+			t.kill(a, now, as.KillGrace)
+			return
+		}
+		t.start(a, now)
+	}
+}
+
+func grace(s fleet.TaskSpec) time.Duration {
+	return cmp.Or(s.KillGrace, fleet.DefaultKillGrace)
+}
+
+func (a *Agent) acked(ev Acked) {
+	t := a.tasks[ev.Task]
+	if t == nil || !t.Reports.Ack(ev.Update) {
+		return
+	}
+	if t.Phase == Ended && t.Reports.Empty() {
+		t.Acked, t.Done = ev.Generation, true
+	}
+	t.dirty = true
+	t.forget(a)
+}
+
+func (a *Agent) executor(now time.Time, ev Event) {
+	switch ev := ev.(type) {
+	case Started:
+		if t := a.tasks[ev.Task]; t != nil {
+			t.started(a, now, ev)
+		}
+	case Exited:
+		if t := a.tasks[ev.Task]; t != nil {
+			t.exited(a, ev)
+		}
+	case Removed:
+		if t := a.tasks[ev.Task]; t != nil {
+			t.Freed, t.dirty = true, true
+			t.forget(a)
+		}
+	}
+}
+
+func (a *Agent) tick(now time.Time) {
+	for _, id := range a.ids() {
+		a.tasks[id].tick(a, now)
+	}
+	if a.connected && now.Sub(a.pulled) >= pullEvery {
+		a.pull(now)
+	}
+}
+
+// flush saves what changed and sends what is due, in that order: the shell
+// performs every Save of a step before the rest.
+func (a *Agent) flush(now time.Time) {
+	var due []fleet.StatusUpdate
+	for _, id := range a.ids() {
+		t := a.tasks[id]
+		if t.dirty {
+			t.dirty = false
+			a.do(Save{t.Record})
+		}
+		if a.connected {
+			due = append(due, t.Reports.Due(now)...)
+		}
+	}
+	if len(due) > 0 {
+		slices.SortStableFunc(due, func(x, y fleet.StatusUpdate) int { return cmp.Compare(x.Seq, y.Seq) })
+		a.do(Report{due})
+	}
+}

@@ -1,0 +1,137 @@
+package leader
+
+import (
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/allocator"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// refreshAgent tells the allocator what an agent is now.
+func (l *Leader) refreshAgent(id fleet.AgentID) {
+	rec, a := l.st.Agents[id], l.agents[id]
+	n := allocator.Agent{ID: id, Site: rec.Site, Labels: rec.Labels, Capacity: rec.Capacity}
+	switch {
+	case rec.Revoked:
+		n.Inactive = "revoked"
+	case a.session == 0:
+		n.Inactive = "disconnected"
+	}
+	l.alloc.SetAgent(n)
+	l.due = true
+}
+
+// rescindAgent withdraws every offer of an agent.
+func (l *Leader) rescindAgent(id fleet.AgentID) {
+	for _, o := range state.SortedKeys(l.offers) {
+		if l.offers[o].offer.Agent == id {
+			l.rescind(o)
+		}
+	}
+}
+
+func (l *Leader) agentUp(now time.Time, ev AgentUp) {
+	rec, a := l.st.Agents[ev.Agent], l.agents[ev.Agent]
+	switch {
+	case rec == nil:
+		l.do(Disconnect{ev.Agent, ev.Session, CauseUnknown})
+		return
+	case rec.Revoked:
+		l.do(Disconnect{ev.Agent, ev.Session, CauseRevoked})
+		return
+	}
+	if a.session != 0 {
+		l.do(Disconnect{ev.Agent, a.session, CauseReplaced})
+	}
+	a.session, a.pull = ev.Session, nil
+	if !rec.Capacity.Equal(ev.Capacity) || rec.Hostname != ev.Hostname {
+		l.proposeCapacity(now, ev.Agent, ev.Hostname, ev.Capacity)
+	}
+	if !rec.Unreachable.IsZero() {
+		l.propose(now, state.Command{Reach: &state.Reach{Agent: ev.Agent, Reachable: true}})
+	}
+	l.refreshAgent(ev.Agent)
+}
+
+func (l *Leader) proposeCapacity(now time.Time, id fleet.AgentID, hostname string, c fleet.Capacity) {
+	l.propose(now, state.Command{SetCapacity: &state.SetCapacity{Agent: id, Hostname: hostname, Capacity: c}})
+}
+
+// current returns the agent if the session is its newest.
+func (l *Leader) current(id fleet.AgentID, session uint64) *agentState {
+	if a := l.agents[id]; a != nil && a.session == session && session != 0 {
+		return a
+	}
+	return nil
+}
+
+func (l *Leader) agentDown(now time.Time, ev AgentDown) {
+	a := l.current(ev.Agent, ev.Session)
+	if a == nil {
+		return
+	}
+	a.session, a.pull, a.away = 0, nil, now
+	l.refreshAgent(ev.Agent)
+	l.rescindAgent(ev.Agent)
+}
+
+func (l *Leader) capacityChanged(now time.Time, ev CapacityChanged) {
+	if l.current(ev.Agent, ev.Session) == nil {
+		return
+	}
+	if rec := l.st.Agents[ev.Agent]; !rec.Capacity.Equal(ev.Capacity) || rec.Hostname != ev.Hostname {
+		l.proposeCapacity(now, ev.Agent, ev.Hostname, ev.Capacity)
+	}
+}
+
+func (l *Leader) pulled(ev Pull) {
+	if a := l.current(ev.Agent, ev.Session); a != nil {
+		a.pull = &ev
+		l.answer(ev.Agent)
+	}
+}
+
+// answer sends an agent what differs from the generation it holds, once it
+// has asked and something does.
+func (l *Leader) answer(id fleet.AgentID) {
+	a, rec := l.agents[id], l.st.Agents[id]
+	if a.pull == nil || a.session == 0 {
+		return
+	}
+	held := a.pull.Generation
+	// A generation from the future: this control plane was restored from an
+	// older snapshot. Only the whole set can be right then.
+	full := a.pull.Full || held > rec.Generation
+	if !full && held == rec.Generation {
+		return
+	}
+	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full}
+	for _, t := range state.SortedKeys(a.tasks) {
+		if task := l.st.Tasks[t]; full || task.Generation > held {
+			d.Assignments = append(d.Assignments, task.Assignment())
+		}
+	}
+	a.pull = nil
+	l.do(Assign{id, a.session, d})
+}
+
+func (l *Leader) reported(now time.Time, ev Report) {
+	if l.current(ev.Agent, ev.Session) == nil {
+		return
+	}
+	for _, u := range ev.Updates {
+		t := l.st.Tasks[u.Status.Task]
+		switch {
+		case t == nil:
+			// Nobody knows it any more: the agent may drop the update.
+			l.do(Ack{ev.Agent, ev.Session, u.Status.Task, u.ID, 0})
+		case t.Agent != ev.Agent:
+			// Not its task: neither believed nor acknowledged.
+		case u.Seq <= t.Seq:
+			l.do(Ack{ev.Agent, ev.Session, t.ID, u.ID, t.Generation})
+		default:
+			l.propose(now, state.Command{Observe: &state.Observe{Agent: ev.Agent, Update: u}})
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package leader
+
+import (
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// committed follows one command that the trio has agreed on and that this
+// leader's copy has just applied.
+func (l *Leader) committed(c state.Command, r state.Result) {
+	switch {
+	case c.Observe != nil:
+		l.observed(c.Observe, r)
+	case c.Launch != nil:
+		l.launched(c.Launch, r)
+	case c.Kill != nil:
+		l.killed(c.Kill, r)
+	case c.Submit != nil:
+	case c.Admit != nil:
+		if id := fleet.AgentID(r.ID); c.Admit.Kind == state.KindAgent && r.Kind == state.OK {
+			l.agents[id] = &agentState{away: c.Time, tasks: map[fleet.TaskID]bool{}}
+			l.refreshAgent(id)
+		}
+	case c.SetCapacity != nil && r.Kind == state.OK:
+		l.refreshAgent(c.SetCapacity.Agent)
+		l.rescindBeyond(c.SetCapacity.Agent)
+	case c.Reach != nil && r.Kind == state.OK:
+		l.reached(c.Reach, r)
+	case c.Revoke != nil && r.Kind == state.OK && c.Revoke.Kind == state.KindAgent:
+		l.revoked(fleet.AgentID(c.Revoke.ID))
+	case c.SetRole != nil && r.Kind == state.OK:
+		l.alloc.SetWeight(c.SetRole.Role, c.SetRole.Weight)
+		l.due = true
+	}
+}
+
+func (l *Leader) launched(c *state.Launch, r state.Result) {
+	if _, mine := l.launching[c.ID]; mine {
+		delete(l.launching, c.ID)
+	} else if r.Kind == state.OK {
+		// Proposed by the leader before: nothing was charged for it here.
+		l.alloc.Charge(c.Framework, c.Role, c.Agent, c.Resources)
+	} else {
+		return
+	}
+	if r.Kind != state.OK {
+		l.alloc.Recover(c.Framework, c.Role, c.Agent, c.Resources, true)
+		l.due = true
+		l.do(Update{c.Framework, fleet.Status{
+			Task: c.ID, State: fleet.TaskDropped, ExitCode: -1, Message: r.Text, Reason: fleet.ReasonInvalidOffers,
+		}})
+		return
+	}
+	l.agents[c.Agent].tasks[c.ID] = true
+	l.do(Update{c.Framework, l.st.Tasks[c.ID].Status})
+	l.answer(c.Agent)
+}
+
+func (l *Leader) killed(c *state.Kill, r state.Result) {
+	t := l.st.Tasks[c.ID]
+	if r.Kind != state.OK || r.Duplicate || t == nil {
+		return
+	}
+	if t.Agent == "" {
+		l.do(Update{t.Framework, t.Status})
+		return
+	}
+	l.answer(t.Agent)
+}
+
+func (l *Leader) observed(c *state.Observe, r state.Result) {
+	if r.Kind == state.OutOfOrder || r.Kind == state.Conflict {
+		return // the agent sends it again, after what is missing
+	}
+	u := c.Update
+	if a := l.agents[c.Agent]; a != nil && a.session != 0 {
+		l.do(Ack{c.Agent, a.session, u.Status.Task, u.ID, r.Generation})
+	}
+	if r.Kind != state.OK || r.Duplicate {
+		return
+	}
+	t := l.st.Tasks[u.Status.Task]
+	if t == nil {
+		return
+	}
+	l.do(Update{t.Framework, t.Status})
+	if t.State.Terminal() {
+		l.release(t)
+		l.answer(t.Agent)
+	}
+}
+
+// release frees what an ended task held.
+func (l *Leader) release(t *state.Task) {
+	a := l.agents[t.Agent]
+	if a == nil || !a.tasks[t.ID] {
+		return
+	}
+	delete(a.tasks, t.ID)
+	l.alloc.Recover(t.Framework, t.Role, t.Agent, t.Resources, true)
+	l.due = true
+}
+
+func (l *Leader) reached(c *state.Reach, r state.Result) {
+	a := l.agents[c.Agent]
+	a.reaching = false
+	if r.Duplicate {
+		return
+	}
+	for _, id := range state.SortedKeys(a.tasks) {
+		t := l.st.Tasks[id]
+		st := t.Status
+		if !c.Reachable {
+			st = t.History[len(t.History)-1]
+		}
+		l.do(Update{t.Framework, st})
+	}
+	if !c.Reachable && a.session != 0 {
+		// It came back while the command was on its way.
+		l.do(Propose{state.Command{
+			Time: l.st.Agents[c.Agent].Unreachable, Reach: &state.Reach{Agent: c.Agent, Reachable: true},
+		}})
+	}
+}
+
+func (l *Leader) revoked(id fleet.AgentID) {
+	a := l.agents[id]
+	if a == nil {
+		return
+	}
+	for _, t := range state.SortedKeys(a.tasks) {
+		if task := l.st.Tasks[t]; task != nil {
+			l.release(task)
+			l.do(Update{task.Framework, task.Status})
+		}
+	}
+	l.rescindAgent(id)
+	if a.session != 0 {
+		l.do(Disconnect{id, a.session, CauseRevoked})
+		a.session, a.pull = 0, nil
+	}
+	l.refreshAgent(id)
+}
+
+// rescindBeyond withdraws the offers of an agent that it can no longer honour.
+func (l *Leader) rescindBeyond(id fleet.AgentID) {
+	total := l.st.Agents[id].Capacity.Total
+	for _, oid := range state.SortedKeys(l.offers) {
+		if o := l.offers[oid]; o.offer.Agent == id && !total.Contains(o.offer.Resources) {
+			l.rescind(oid)
+		}
+	}
+}

@@ -1,0 +1,259 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Apply changes the state by one command and says what came of it. A refused
+// command changes nothing. A command without a kind panics: it was written by
+// a newer version, and going on without it would split the replicas.
+func (s *State) Apply(_ uint64, c Command) Result {
+	switch {
+	case c.Observe != nil:
+		return s.observe(c.Time, c.Observe)
+	case c.Launch != nil:
+		return s.launch(c.Time, c.Launch)
+	case c.Submit != nil:
+		return s.submit(c.Time, c.Submit)
+	case c.Kill != nil:
+		return s.kill(c.Time, c.Kill)
+	case c.SetCapacity != nil:
+		return s.setCapacity(c.SetCapacity)
+	case c.Reach != nil:
+		return s.reach(c.Time, c.Reach)
+	case c.SetRole != nil:
+		return s.setRole(c.SetRole)
+	case c.Bootstrap != nil:
+		return s.bootstrap(c.Bootstrap)
+	case c.PutToken != nil:
+		return s.putToken(c.Time, c.PutToken)
+	case c.DropToken != nil:
+		return s.dropToken(c.DropToken)
+	case c.Admit != nil:
+		return s.admit(c.Time, c.Admit)
+	case c.Certified != nil:
+		return s.certified(c.Certified)
+	case c.Revoke != nil:
+		return s.revoke(c.Time, c.Revoke)
+	case c.PutReplica != nil:
+		r := *c.PutReplica
+		s.Replicas[r.ID] = &r
+		return Result{}
+	case c.DropReplica != nil:
+		delete(s.Replicas, c.DropReplica.ID)
+		return Result{}
+	default:
+		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
+	}
+}
+
+func (s *State) bootstrap(c *Bootstrap) Result {
+	if s.TrustDomain != "" {
+		return refuse(AlreadyBooted, "the control plane already has the trust domain %s", s.TrustDomain)
+	}
+	s.TrustDomain, s.Bundle, s.BundleVersion = c.TrustDomain, c.Bundle, 1
+	return Result{}
+}
+
+func (s *State) setRole(c *SetRole) Result {
+	if err := fleet.CheckRole(c.Role); err != nil {
+		return refuse(Invalid, "%v", err)
+	}
+	if c.Weight <= 0 || c.Weight > fleet.Whole(1_000_000) {
+		return refuse(Invalid, "weight %v of role %s: use more than 0 and at most 1000000", c.Weight, c.Role)
+	}
+	s.Roles[c.Role] = &Role{Weight: c.Weight}
+	return Result{}
+}
+
+func (s *State) putToken(now time.Time, t *Token) Result {
+	if t.Hash == "" || t.Uses < 1 || !t.Expires.After(now) {
+		return refuse(Invalid, "a join token needs at least one use and an expiry in the future")
+	}
+	for h, old := range s.Tokens { // forget what no longer opens anything
+		if old.Expires.Add(24 * time.Hour).Before(now) {
+			delete(s.Tokens, h)
+		}
+	}
+	c := *t
+	c.Created = now
+	s.Tokens[t.Hash] = &c
+	return Result{}
+}
+
+func (s *State) dropToken(c *DropToken) Result {
+	if s.Tokens[c.Hash] == nil {
+		return refuse(NotFound, "no such join token; list them with: tender token list")
+	}
+	delete(s.Tokens, c.Hash)
+	return Result{}
+}
+
+// CheckToken says whether a token could admit an identity of that kind now,
+// without using it: the cheap refusal before anything is proposed.
+func (s *State) CheckToken(now time.Time, hash string, kind IdentityKind) Result {
+	t := s.Tokens[hash]
+	switch {
+	case t == nil:
+		return refuse(TokenUnknown, "the control plane does not know this join token; make a new one with: tender token create")
+	case t.Kind != kind:
+		return refuse(TokenKind, "this join token admits a %s, not a %s", t.Kind, kind)
+	case !now.Before(t.Expires):
+		return refuse(TokenExpired, "this join token expired at %s; make a new one with: tender token create", t.Expires.UTC().Format(time.RFC3339))
+	case t.Uses < 1:
+		return refuse(TokenUsed, "this join token has been used up; make a new one with: tender token create")
+	}
+	return Result{}
+}
+
+func (s *State) admit(now time.Time, c *Admit) Result {
+	if r := s.CheckToken(now, c.Hash, c.Kind); r.Kind != OK {
+		return r
+	}
+	id := c.Name
+	if fleet.CheckID(string(c.Kind), id) != nil {
+		return refuse(Invalid, "%v", fleet.CheckID(string(c.Kind), id))
+	}
+	tok := *s.Tokens[c.Hash]
+	if s.taken(c.Kind, id) {
+		id = fmt.Sprintf("%.*s-%s", fleet.MaxIDLen-1-len(c.Suffix), c.Name, c.Suffix)
+		if c.Suffix == "" || s.taken(c.Kind, id) {
+			return refuse(Conflict, "the %s id %s is taken", c.Kind, id)
+		}
+	}
+	switch c.Kind {
+	case KindAgent:
+		s.Agents[fleet.AgentID(id)] = &fleet.Agent{
+			ID: fleet.AgentID(id), Site: tok.Site, Labels: tok.Labels,
+			Hostname: c.Hostname, KeyHash: c.KeyHash, Joined: now,
+		}
+	case KindReplica:
+		s.Replicas[fleet.ReplicaID(id)] = &Replica{ID: fleet.ReplicaID(id), Addr: c.Addr, Joined: now}
+	case KindOperator:
+		s.Operators[fleet.OperatorID(id)] = &Operator{ID: fleet.OperatorID(id)}
+	default:
+		return refuse(Invalid, "a join token cannot admit a %s", c.Kind)
+	}
+	tok.Uses--
+	s.Tokens[c.Hash] = &tok
+	return Result{ID: id}
+}
+
+// taken reports whether an id is or ever was somebody's: revoked ids are never
+// given out again, or the ban would fall on the newcomer.
+func (s *State) taken(kind IdentityKind, id string) bool {
+	uri := "spiffe://" + s.TrustDomain + "/" + string(kind) + "/" + id
+	if _, revoked := s.Revoked[uri]; revoked {
+		return true
+	}
+	switch kind {
+	case KindAgent:
+		return s.Agents[fleet.AgentID(id)] != nil
+	case KindReplica:
+		return s.Replicas[fleet.ReplicaID(id)] != nil
+	default:
+		return s.Operators[fleet.OperatorID(id)] != nil
+	}
+}
+
+func (s *State) certified(c *Certified) Result {
+	switch c.Kind {
+	case KindAgent:
+		old := s.Agents[fleet.AgentID(c.ID)]
+		if old == nil || old.Revoked {
+			return refuse(NotFound, "no agent %s", c.ID)
+		}
+		a := *old
+		a.CertNotAfter = c.NotAfter
+		if c.KeyHash != "" {
+			a.KeyHash = c.KeyHash
+		}
+		s.Agents[a.ID] = &a
+	case KindOperator:
+		s.Operators[fleet.OperatorID(c.ID)] = &Operator{ID: fleet.OperatorID(c.ID), CertNotAfter: c.NotAfter}
+	default: // replicas need no record of their certificate
+	}
+	return Result{}
+}
+
+func (s *State) revoke(now time.Time, c *Revoke) Result {
+	if _, done := s.Revoked[c.URI]; done {
+		return Result{Duplicate: true}
+	}
+	if c.Kind == KindAgent {
+		old := s.Agents[fleet.AgentID(c.ID)]
+		if old == nil {
+			return refuse(NotFound, "no agent %s; list them with: tender agents", c.ID)
+		}
+		a := *old
+		a.Revoked = true
+		s.Agents[a.ID] = &a
+		for _, id := range s.heldBy(a.ID) {
+			s.end(now, id, fleet.Status{
+				Task: id, State: fleet.TaskGoneByOperator, Time: now,
+				Message: "its agent was revoked", Reason: fleet.ReasonAgentRemoved, ExitCode: -1,
+			})
+		}
+	}
+	s.Revoked[c.URI] = now
+	return Result{}
+}
+
+// heldBy lists the tasks that hold resources of an agent, in order. It walks
+// all tasks: agents are lost far more rarely than tasks change.
+func (s *State) heldBy(a fleet.AgentID) []fleet.TaskID {
+	var out []fleet.TaskID
+	for id, t := range s.Tasks {
+		if t.Agent == a && t.Held() {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *State) setCapacity(c *SetCapacity) Result {
+	old := s.Agents[c.Agent]
+	if old == nil {
+		return refuse(NotFound, "no agent %s", c.Agent)
+	}
+	a := *old
+	a.Capacity, a.Hostname = c.Capacity, c.Hostname
+	s.Agents[a.ID] = &a
+	return Result{Generation: a.Generation}
+}
+
+func (s *State) reach(now time.Time, c *Reach) Result {
+	old := s.Agents[c.Agent]
+	if old == nil {
+		return refuse(NotFound, "no agent %s", c.Agent)
+	}
+	if c.Reachable == old.Unreachable.IsZero() {
+		return Result{Generation: old.Generation, Duplicate: true}
+	}
+	a := *old
+	a.Unreachable = now
+	if c.Reachable {
+		a.Unreachable = time.Time{}
+	}
+	s.Agents[a.ID] = &a
+	for _, id := range s.heldBy(a.ID) {
+		t := *s.Tasks[id]
+		if c.Reachable {
+			// What the agent saw last is true again until it says otherwise.
+			t.State = t.Status.State
+		} else {
+			t.State = fleet.TaskUnreachable
+			t.History = appendHistory(t.History, fleet.Status{
+				Task: id, State: fleet.TaskUnreachable, Time: now, ExitCode: -1,
+				Message: "the agent does not answer", Reason: fleet.ReasonAgentLost,
+			})
+		}
+		s.Tasks[id] = &t
+	}
+	return Result{Generation: a.Generation}
+}

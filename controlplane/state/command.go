@@ -1,0 +1,199 @@
+package state
+
+import (
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Command is one change of the state: exactly one of the pointers is set.
+type Command struct {
+	// Time is the proposer's clock when it proposed; the state has none.
+	Time time.Time
+
+	Bootstrap   *Bootstrap
+	PutToken    *Token
+	DropToken   *DropToken
+	Admit       *Admit
+	Certified   *Certified
+	Revoke      *Revoke
+	PutReplica  *Replica
+	DropReplica *DropReplica
+	SetCapacity *SetCapacity
+	Reach       *Reach
+	SetRole     *SetRole
+	Submit      *Submit
+	Launch      *Launch
+	Kill        *Kill
+	Observe     *Observe
+}
+
+type (
+	// Bootstrap sets the trust domain and roots, once.
+	Bootstrap struct {
+		TrustDomain string
+		Bundle      []byte
+	}
+	// DropToken deletes a join token by hash.
+	DropToken struct{ Hash string }
+	// Admit consumes one use of a token and admits an identity: the
+	// compare-and-set that comes before any signature.
+	Admit struct {
+		Hash string
+		Kind IdentityKind
+		// Name is what the newcomer asks to be called; Suffix (drawn by the
+		// proposer) is added when that id is taken.
+		Name, Suffix string
+		Hostname     string
+		KeyHash      string
+		Addr         string // replicas: where they are reached
+	}
+	// Certified records the newest certificate of an identity.
+	Certified struct {
+		URI      string
+		Kind     IdentityKind
+		ID       string
+		KeyHash  string
+		NotAfter time.Time
+	}
+	// Revoke bans an identity for good.
+	Revoke struct {
+		URI  string
+		Kind IdentityKind
+		ID   string
+	}
+	// DropReplica forgets a replica that was removed from the trio.
+	DropReplica struct{ ID fleet.ReplicaID }
+	// SetCapacity records what an agent declares.
+	SetCapacity struct {
+		Agent    fleet.AgentID
+		Hostname string
+		Capacity fleet.Capacity
+	}
+	// Reach records that an agent stopped answering (Reachable false), or that
+	// it is back.
+	Reach struct {
+		Agent     fleet.AgentID
+		Reachable bool
+	}
+	// SetRole sets a role's weight.
+	SetRole struct {
+		Role   fleet.Role
+		Weight fleet.Scalar
+	}
+	// Submit queues a task for the built-in framework.
+	Submit struct {
+		ID        fleet.TaskID
+		Framework fleet.FrameworkID
+		Role      fleet.Role
+		Spec      fleet.TaskSpec
+		Need      fleet.Need
+	}
+	// Launch puts one task on an agent. With Create the task is new (outside
+	// frameworks), else it must have been submitted and still wait: that is
+	// what makes a submitted task run once.
+	Launch struct {
+		ID        fleet.TaskID
+		Framework fleet.FrameworkID
+		Role      fleet.Role
+		Agent     fleet.AgentID
+		Resources fleet.Resources
+		Spec      fleet.TaskSpec
+		Create    bool
+	}
+	// Kill asks for the end of a task. A second Kill may only shorten the
+	// grace period.
+	Kill struct {
+		ID    fleet.TaskID
+		Grace time.Duration
+	}
+	// Observe is a status update reported by an agent.
+	Observe struct {
+		Agent  fleet.AgentID
+		Update fleet.StatusUpdate
+	}
+)
+
+// Token is a join token's policy. Only the hash of its secret is known.
+type Token struct {
+	Hash    string
+	Kind    IdentityKind
+	Site    fleet.Site
+	Labels  map[string]string
+	Uses    int // left
+	Expires time.Time
+	Created time.Time
+}
+
+// IdentityKind says what an identity is for; the values are those of pki.Kind,
+// which the core cannot import.
+type IdentityKind string
+
+// The kinds that a join token can admit.
+const (
+	KindAgent    IdentityKind = "agent"
+	KindReplica  IdentityKind = "replica"
+	KindOperator IdentityKind = "operator"
+)
+
+// Kind tells refusals apart for callers that act on them.
+type Kind string
+
+const (
+	OK            Kind = ""
+	NotFound      Kind = "not_found"
+	Conflict      Kind = "conflict"
+	Invalid       Kind = "invalid"
+	TokenUnknown  Kind = "token_unknown"
+	TokenUsed     Kind = "token_used"
+	TokenExpired  Kind = "token_expired"
+	TokenKind     Kind = "token_kind"
+	RevokedID     Kind = "revoked"
+	OutOfOrder    Kind = "out_of_order"
+	AlreadyBooted Kind = "already_bootstrapped"
+)
+
+// Result is what one command came to.
+type Result struct {
+	Kind Kind
+	Text string
+	// ID is the id given by Admit.
+	ID string
+	// Generation is the agent's generation after the command, where it has one.
+	Generation uint64
+	// Duplicate: the command changed nothing because it had been applied.
+	Duplicate bool
+}
+
+// Error is a refusal by the state.
+type Error struct {
+	Kind Kind
+	Text string
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Err returns nil for success, else an *Error.
+func (r Result) Err() error {
+	if r.Kind == OK {
+		return nil
+	}
+	return &Error{Kind: r.Kind, Text: r.Text}
+}
+
+func refuse(k Kind, format string, args ...any) Result {
+	return Result{Kind: k, Text: fmt.Sprintf(format, args...)}
+}
+
+// String prints the kind and contents, for traces.
+func (c Command) String() string {
+	v := reflect.ValueOf(c)
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Pointer && !f.IsNil() {
+			return fmt.Sprintf("%s%+v", v.Type().Field(i).Name, f.Elem().Interface())
+		}
+	}
+	return "nothing"
+}

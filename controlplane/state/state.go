@@ -1,0 +1,170 @@
+package state
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// State is everything replicated. Its exported fields are encoded into
+// snapshots; the maps are read-only for everybody but Apply.
+type State struct {
+	TrustDomain string
+	// Bundle holds the trust roots as PEM, BundleVersion grows with each change.
+	Bundle        []byte
+	BundleVersion uint64
+
+	Agents     map[fleet.AgentID]*fleet.Agent
+	Tasks      map[fleet.TaskID]*Task
+	Roles      map[fleet.Role]*Role
+	Frameworks map[fleet.FrameworkID]*Framework
+	Replicas   map[fleet.ReplicaID]*Replica
+	Operators  map[fleet.OperatorID]*Operator
+	// Tokens is keyed by the hash of the secret; the secret itself is nowhere.
+	Tokens map[string]*Token
+	// Revoked is keyed by the identity's URI.
+	Revoked map[string]time.Time
+	// Ended lists tasks that have ended, oldest first; beyond MaxEnded the
+	// oldest are forgotten.
+	Ended []fleet.TaskID
+}
+
+// MaxEnded bounds the ended tasks that are kept.
+const MaxEnded = 10000
+
+// MaxHistory bounds the statuses kept per task: the first ones are dropped.
+const MaxHistory = 16
+
+// Task is one task from its submission to the end of its record.
+//
+// A task of the built-in framework that waits for an offer is staging and has
+// no Agent yet.
+type Task struct {
+	ID        fleet.TaskID
+	Framework fleet.FrameworkID
+	Role      fleet.Role
+	Spec      fleet.TaskSpec
+	Need      fleet.Need
+	Agent     fleet.AgentID
+	Resources fleet.Resources
+	// State is what the control plane holds true; Status is what the agent
+	// reported last. They differ while the agent is unreachable.
+	State  fleet.TaskState
+	Status fleet.Status
+	// Seq is the number of the last update committed.
+	Seq uint64
+	// Generation is the one of its agent at the last change of what is desired.
+	Generation uint64
+	Kill       bool
+	KillGrace  time.Duration
+	Submitted  time.Time
+	Launched   time.Time
+	Ended      time.Time
+	History    []fleet.Status
+}
+
+// Waiting reports whether the task still waits to be placed.
+func (t *Task) Waiting() bool { return t.Agent == "" && !t.State.Terminal() }
+
+// Held reports whether the task holds resources of its agent.
+func (t *Task) Held() bool { return t.Agent != "" && !t.State.Terminal() }
+
+// Assignment is the task as its agent is to hold it.
+func (t *Task) Assignment() fleet.Assignment {
+	return fleet.Assignment{
+		Task: t.ID, Spec: t.Spec, Resources: t.Resources,
+		Seq: t.Seq, Kill: t.Kill, KillGrace: t.KillGrace,
+	}
+}
+
+// Role is a share holder's settings.
+type Role struct {
+	// Weight in thousandths; 1000 is the default weight of 1.
+	Weight fleet.Scalar
+}
+
+// Framework is a scheduler known to the control plane.
+type Framework struct {
+	ID    fleet.FrameworkID
+	Name  string
+	Roles []fleet.Role
+}
+
+// Replica is one member of the control plane as agents and people know it.
+type Replica struct {
+	ID   fleet.ReplicaID
+	Addr string
+	// Intermediate is the certificate (DER) of the replica's issuing authority.
+	Intermediate []byte
+	Joined       time.Time
+}
+
+// Operator is a person or program that may use the API.
+type Operator struct {
+	ID           fleet.OperatorID
+	CertNotAfter time.Time
+}
+
+// New returns the empty state.
+func New() *State {
+	return &State{
+		Agents:     map[fleet.AgentID]*fleet.Agent{},
+		Tasks:      map[fleet.TaskID]*Task{},
+		Roles:      map[fleet.Role]*Role{},
+		Frameworks: map[fleet.FrameworkID]*Framework{},
+		Replicas:   map[fleet.ReplicaID]*Replica{},
+		Operators:  map[fleet.OperatorID]*Operator{},
+		Tokens:     map[string]*Token{},
+		Revoked:    map[string]time.Time{},
+	}
+}
+
+// Clone returns a copy that shares the records. It costs a copy of the maps.
+func (s *State) Clone() *State {
+	c := *s
+	c.Agents = maps.Clone(s.Agents)
+	c.Tasks = maps.Clone(s.Tasks)
+	c.Roles = maps.Clone(s.Roles)
+	c.Frameworks = maps.Clone(s.Frameworks)
+	c.Replicas = maps.Clone(s.Replicas)
+	c.Operators = maps.Clone(s.Operators)
+	c.Tokens = maps.Clone(s.Tokens)
+	c.Revoked = maps.Clone(s.Revoked)
+	c.Ended = slices.Clone(s.Ended)
+	return &c
+}
+
+// Normalize makes nil maps of a decoded snapshot usable.
+func (s *State) Normalize() {
+	e := New()
+	fill(&s.Agents, e.Agents)
+	fill(&s.Tasks, e.Tasks)
+	fill(&s.Roles, e.Roles)
+	fill(&s.Frameworks, e.Frameworks)
+	fill(&s.Replicas, e.Replicas)
+	fill(&s.Operators, e.Operators)
+	fill(&s.Tokens, e.Tokens)
+	fill(&s.Revoked, e.Revoked)
+}
+
+func fill[K comparable, V any](m *map[K]V, empty map[K]V) {
+	if *m == nil {
+		*m = empty
+	}
+}
+
+// Weight returns a role's weight in thousandths.
+func (s *State) Weight(r fleet.Role) fleet.Scalar {
+	if c := s.Roles[r]; c != nil {
+		return c.Weight
+	}
+	return fleet.Whole(1)
+}
+
+// SortedKeys returns a map's keys in order: the only way the core walks a map.
+func SortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	return slices.Sorted(maps.Keys(m))
+}

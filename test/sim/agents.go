@@ -1,0 +1,244 @@
+package sim
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/agent/lifecycle"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// agentSim is one agent: its core, its disk, its containers, its session.
+type agentSim struct {
+	w        *world
+	id       fleet.AgentID
+	capacity fleet.Capacity
+
+	core     *lifecycle.Agent // nil while the process is down
+	life     int              // counts processes
+	session  uint64           // 0 while disconnected
+	sessions uint64
+
+	// The disk: what Save, SaveHead and Forget made durable.
+	records          map[fleet.TaskID]lifecycle.Record
+	term, generation uint64
+
+	// The machine: containers outlive the agent's process, but not a reboot.
+	containers map[fleet.TaskID]*container
+}
+
+type container struct {
+	resources fleet.Resources
+	running   bool
+	waited    int // the life of the process that waits
+	exited    *lifecycle.Exited // nil: no exit status is known
+}
+
+func (a *agentSim) boot() {
+	a.life++
+	var records []lifecycle.Record
+	for _, id := range slices.Sorted(maps.Keys(a.records)) {
+		records = append(records, a.records[id])
+	}
+	a.core = lifecycle.New(records, a.term, a.generation)
+	a.w.logf("%s boots with %d records, %d containers", a.id, len(records), len(a.containers))
+	a.step(lifecycle.Recovered{Held: slices.Sorted(maps.Keys(a.containers))})
+	a.tickLater(a.life)
+	a.dialLater()
+}
+
+func (a *agentSim) tickLater(life int) {
+	a.w.after(time.Second, func() {
+		if a.core != nil && a.life == life {
+			a.step(lifecycle.Tick{})
+			a.tickLater(life)
+		}
+	})
+}
+
+// crash ends the process; reboot takes the running containers with it.
+func (a *agentSim) crash(reboot bool) {
+	if a.core == nil {
+		return
+	}
+	a.w.logf("%s crashes, reboot %v", a.id, reboot)
+	a.core = nil
+	if a.session != 0 {
+		s := a.session
+		a.session = 0
+		a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: s}) })
+	}
+	if reboot {
+		for _, c := range a.containers {
+			c.running = false // the container stays, its process and status are gone
+		}
+	}
+	a.w.after(a.w.between(100*time.Millisecond, 40*time.Second), a.boot)
+}
+
+func (a *agentSim) dialLater() {
+	life := a.life
+	a.w.after(a.w.between(50*time.Millisecond, 4*time.Second), func() {
+		if a.core == nil || a.life != life || a.session != 0 {
+			return
+		}
+		if a.w.trio.leader == nil || a.w.chance(200) {
+			a.dialLater()
+			return
+		}
+		a.sessions++
+		a.session = a.sessions
+		a.w.trio.step(leader.AgentUp{Agent: a.id, Session: a.session, Hostname: string(a.id), Capacity: a.capacity})
+		a.step(lifecycle.Connected{Term: a.w.trio.term})
+	})
+}
+
+// lost ends a session on the agent's side; the leader hears of it later.
+func (a *agentSim) lost(session uint64) {
+	if session == 0 || a.session != session {
+		return
+	}
+	a.session = 0
+	a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: session}) })
+	if a.core != nil {
+		a.step(lifecycle.Disconnected{})
+		a.dialLater()
+	}
+}
+
+func (a *agentSim) desired(d fleet.Desired) { a.step(lifecycle.Desired{Desired: d}) }
+
+func (a *agentSim) acked(t fleet.TaskID, u fleet.UpdateID, gen uint64) {
+	a.step(lifecycle.Acked{Task: t, Update: u, Generation: gen})
+}
+
+// step performs the durable actions first. A crash may come between any two.
+func (a *agentSim) step(ev lifecycle.Event) {
+	acts := a.core.Step(a.w.now, ev)
+	if a.w.opt.Trace != nil {
+		a.w.logf("%s %T%+v", a.id, ev, ev)
+		for _, act := range acts {
+			a.w.logf("%s   -> %T%+v", a.id, act, act)
+		}
+	}
+	for _, act := range acts {
+		switch act := act.(type) {
+		case lifecycle.Save:
+			a.records[act.Record.Assignment.Task] = clone(act.Record)
+		case lifecycle.SaveHead:
+			a.term, a.generation = act.Term, act.Generation
+		case lifecycle.Forget:
+			delete(a.records, act.Task)
+		}
+	}
+	if a.w.chance(2) {
+		a.crash(false)
+		return
+	}
+	for _, act := range acts {
+		a.perform(act)
+		if a.core == nil {
+			return
+		}
+	}
+}
+
+func clone(r lifecycle.Record) lifecycle.Record {
+	r.Reports.Pending = slices.Clone(r.Reports.Pending)
+	r.Reports.Reset()
+	return r
+}
+
+func (a *agentSim) perform(act lifecycle.Action) {
+	life, session, w := a.life, a.session, a.w
+	alive := func(do func()) func() {
+		return func() {
+			if a.core != nil && a.life == life {
+				do()
+			}
+		}
+	}
+	switch act := act.(type) {
+	case lifecycle.Start:
+		w.after(w.between(5*time.Millisecond, 400*time.Millisecond), alive(func() { a.start(act.Assignment) }))
+	case lifecycle.Wait:
+		a.wait(act.Task)
+	case lifecycle.Stop:
+		w.after(w.between(time.Millisecond, act.Grace+10*time.Millisecond), alive(func() { a.exit(act.Task, 143, 15) }))
+	case lifecycle.Remove:
+		w.after(w.between(time.Millisecond, 50*time.Millisecond), alive(func() {
+			delete(a.containers, act.Task)
+			a.step(lifecycle.Removed{Task: act.Task})
+		}))
+	case lifecycle.Pull:
+		w.send(func() {
+			w.trio.step(leader.Pull{Agent: a.id, Session: session, Generation: act.Generation, Full: act.Full})
+		})
+	case lifecycle.Report:
+		w.send(func() { w.trio.step(leader.Report{Agent: a.id, Session: session, Updates: act.Updates}) })
+	case lifecycle.Save, lifecycle.SaveHead, lifecycle.Forget:
+	}
+}
+
+// start is the executor: idempotent on the id, at most one run per id.
+func (a *agentSim) start(as fleet.Assignment) {
+	if a.w.chance(30) {
+		f := lifecycle.Unavailable
+		if a.w.chance(300) {
+			f = lifecycle.Failed
+		}
+		a.step(lifecycle.Started{Task: as.Task, Err: f, Text: "simulated"})
+		return
+	}
+	if a.containers[as.Task] == nil {
+		a.w.check.started(a, as)
+		a.containers[as.Task] = &container{resources: as.Resources, running: true}
+		a.w.after(a.w.between(10*time.Millisecond, 30*time.Second), func() {
+			code := 0
+			if a.w.rng.IntN(4) == 0 {
+				code = 7
+			}
+			a.exit(as.Task, code, 0)
+		})
+	}
+	if a.w.chance(10) {
+		a.crash(false) // between the start and the word of it
+		return
+	}
+	a.step(lifecycle.Started{Task: as.Task})
+}
+
+func (a *agentSim) exit(id fleet.TaskID, code, signal int) {
+	c := a.containers[id]
+	if c == nil || !c.running {
+		return
+	}
+	c.running = false
+	c.exited = &lifecycle.Exited{Task: id, Time: a.w.now, ExitCode: code, Signal: signal}
+	if c.waited == a.life {
+		a.wait(id)
+	}
+}
+
+// wait tells of an exit once there is one.
+func (a *agentSim) wait(id fleet.TaskID) {
+	c := a.containers[id]
+	life := a.life
+	if c != nil {
+		c.waited = life
+		if c.running {
+			return
+		}
+	}
+	ev := lifecycle.Exited{Task: id, Time: a.w.now, Lost: true}
+	if c != nil && c.exited != nil {
+		ev = *c.exited
+	}
+	a.w.after(time.Millisecond, func() {
+		if a.core != nil && a.life == life {
+			a.step(ev)
+		}
+	})
+}

@@ -1,0 +1,12 @@
+// Package sim runs a whole fleet from one seed in one goroutine: three replicas
+// agreeing on a log, the leader's offer cycle, the built-in framework, the
+// life-cycle core of every agent, and a network that loses, delays, doubles
+// and reorders messages, while leaders die, agents crash and machines reboot.
+// Clock, network, disks and executors are simulated; the cores are the real
+// ones.
+//
+//	err := sim.Run(seed, sim.Options{})
+//
+// The same seed gives the same run to the last message. A failing seed is
+// replayed with: go run ./test/sim/cmd -seed N -v
+package sim

@@ -1,0 +1,170 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"time"
+
+	"github.com/tenderfleet/tender/agent/lifecycle"
+	"github.com/tenderfleet/tender/controlplane/framework"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/gpu"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Stats tells how much happened in a run, so that a test can see that it did.
+type Stats struct {
+	Tasks, Terms, Entries int
+	Ended                 map[fleet.TaskState]int
+}
+
+// Run simulates one fleet. The error says what was violated and when.
+func Run(seed uint64, opt Options) (Stats, error) {
+	w := newWorld(seed, opt)
+	w.admit()
+	for _, a := range w.agents {
+		a.boot()
+	}
+	w.trio.elect()
+	w.every(time.Second, func() { w.trio.step(leader.Tick{}) })
+	w.faults()
+	w.workload()
+	w.run(epoch.Add(w.opt.Busy), nil)
+	w.calm = true
+	if w.trio.leading < 0 {
+		w.trio.elect()
+	}
+	w.run(w.now.Add(w.opt.Settle), w.resting)
+	stats := w.stats()
+	if w.err == nil && !w.resting() {
+		w.failf("the fleet does not come to rest: %s", w.unrest())
+	}
+	for i := range w.trio.replicas {
+		w.trio.apply(i)
+		if i > 0 && !reflect.DeepEqual(w.trio.replicas[0].st, w.trio.replicas[i].st) {
+			w.failf("replicas 0 and %d differ after %d entries", i, len(w.trio.log))
+		}
+	}
+	return stats, w.err
+}
+
+func newWorld(seed uint64, opt Options) *world {
+	if opt.Agents == 0 {
+		opt.Agents = 5
+	}
+	if opt.Busy == 0 {
+		opt.Busy = 3 * time.Minute
+	}
+	if opt.Settle == 0 {
+		opt.Settle = 30 * time.Minute
+	}
+	w := &world{opt: opt, rng: rand.New(rand.NewPCG(seed, 0x7e4de4)), now: epoch}
+	w.check.starts = map[fleet.TaskID]int{}
+	w.trio = newTrio(w)
+	for i := range opt.Agents {
+		a := &agentSim{
+			w: w, id: fleet.AgentID(fmt.Sprintf("a%d", i)),
+			records: map[fleet.TaskID]lifecycle.Record{}, containers: map[fleet.TaskID]*container{},
+		}
+		a.capacity.Total = fleet.Resources{CPUs: fleet.Whole(int64(1 + w.rng.IntN(4))), Mem: fleet.Whole(4096)}
+		for g := range w.rng.IntN(4) {
+			id := gpu.UUID(fmt.Sprintf("GPU-%d-%d", i, g))
+			a.capacity.Total.GPUs = append(a.capacity.Total.GPUs, id)
+			a.capacity.Devices = append(a.capacity.Devices, gpu.Device{UUID: id, Model: "sim", MemoryMB: 24000, Health: gpu.Healthy})
+		}
+		w.agents = append(w.agents, a)
+	}
+	return w
+}
+
+func (w *world) admit() {
+	cmds := []state.Command{
+		{Bootstrap: &state.Bootstrap{TrustDomain: "sim"}},
+		{PutToken: &state.Token{Hash: "h", Kind: state.KindAgent, Uses: len(w.agents), Expires: epoch.Add(time.Hour)}},
+	}
+	for _, a := range w.agents {
+		cmds = append(cmds, state.Command{Admit: &state.Admit{Hash: "h", Kind: state.KindAgent, Name: string(a.id)}})
+	}
+	for i := range cmds {
+		cmds[i].Time = w.now
+	}
+	w.trio.commit(cmds)
+}
+
+// faults lets leaders die, sessions break, agents crash, machines reboot.
+func (w *world) faults() {
+	w.every(time.Second, func() {
+		if w.chance(30) {
+			w.trio.fail()
+		}
+		for _, a := range w.agents {
+			switch {
+			case w.chance(20):
+				a.lost(a.session)
+			case w.chance(8):
+				a.crash(w.rng.IntN(4) == 0)
+			}
+		}
+	})
+}
+
+// workload submits tasks and stops some of them.
+func (w *world) workload() {
+	n := 0
+	w.every(700*time.Millisecond, func() {
+		if w.calm || w.trio.leader == nil {
+			return
+		}
+		n++
+		id := fleet.TaskID(fmt.Sprintf("t%d", n))
+		need := fleet.Need{CPUs: fleet.Scalar(100 * (1 + w.rng.IntN(10))), Mem: fleet.Whole(64)}
+		if a := w.agents[w.rng.IntN(len(w.agents))]; len(a.capacity.Devices) > 0 && w.rng.IntN(2) == 0 {
+			need.GPU.Count = 1 + w.rng.IntN(len(a.capacity.Devices))
+		}
+		role := fleet.DefaultRole
+		if w.rng.IntN(3) == 0 {
+			role = "research"
+		}
+		w.tasks = append(w.tasks, id)
+		submit := state.Command{Time: w.now, Submit: &state.Submit{
+			ID: id, Framework: framework.RunID, Role: role, Need: need,
+			Spec: fleet.TaskSpec{Name: string(id), Image: "sim"},
+		}}
+		w.ensure(submit, func(st *state.State) bool { return st.Tasks[id] != nil })
+		if w.rng.IntN(5) == 0 {
+			w.after(w.between(0, 20*time.Second), func() {
+				kill := state.Command{Time: w.now, Kill: &state.Kill{ID: id, Grace: w.between(0, 3*time.Second)}}
+				w.ensure(kill, func(st *state.State) bool {
+					t := st.Tasks[id]
+					return t != nil && (t.Kill || t.State.Terminal())
+				})
+			})
+		}
+	})
+}
+
+// ensure is a client that repeats a call until it sees its effect, as people
+// and the API's clients do after an error.
+func (w *world) ensure(c state.Command, done func(*state.State) bool) {
+	if w.trio.leader != nil {
+		if done(w.trio.leader.State()) {
+			return
+		}
+		w.trio.propose(c)
+	}
+	w.after(2*time.Second, func() { w.ensure(c, done) })
+}
+
+func (w *world) stats() Stats {
+	s := Stats{Tasks: len(w.tasks), Terms: int(w.trio.term), Entries: len(w.trio.log), Ended: map[fleet.TaskState]int{}}
+	for _, t := range w.trio.replicas[0].st.Tasks {
+		if t.State.Terminal() {
+			s.Ended[t.State]++
+		}
+	}
+	return s
+}

@@ -1,0 +1,49 @@
+package sim_test
+
+import (
+	"bytes"
+	"flag"
+	"testing"
+
+	"github.com/tenderfleet/tender/test/sim"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+var seeds = flag.Int("seeds", 500, "number of seeds to simulate")
+
+// TestSeeds runs the fleet from many seeds. To replay one that fails:
+// go run ./test/sim/cmd -seed N -v
+func TestSeeds(t *testing.T) {
+	total := sim.Stats{Ended: map[fleet.TaskState]int{}}
+	for seed := range uint64(*seeds) {
+		s, err := sim.Run(seed, sim.Options{})
+		if err != nil {
+			t.Fatalf("seed %d: %v\nreplay: go run ./test/sim/cmd -seed %d -v", seed, err, seed)
+		}
+		total.Tasks += s.Tasks
+		total.Terms += s.Terms
+		for k, n := range s.Ended {
+			total.Ended[k] += n
+		}
+	}
+	t.Logf("%d seeds: %d tasks, %d terms, ended %v", *seeds, total.Tasks, total.Terms, total.Ended)
+	// A simulation in which nothing goes wrong proves nothing.
+	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
+		if total.Ended[k] == 0 {
+			t.Errorf("no task ended %v", k)
+		}
+	}
+	if total.Terms < 2**seeds {
+		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)
+	}
+}
+
+// The same seed gives the same run to the last line.
+func TestSeedIsTheWholeStory(t *testing.T) {
+	var a, b bytes.Buffer
+	sim.Run(42, sim.Options{Trace: &a})
+	sim.Run(42, sim.Options{Trace: &b})
+	if a.Len() == 0 || !bytes.Equal(a.Bytes(), b.Bytes()) {
+		t.Fatal("two runs of one seed differ")
+	}
+}

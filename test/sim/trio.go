@@ -1,0 +1,185 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/framework"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// trio stands for Raft: one log, three copies of the state that apply it each
+// in its own time, and a leader that dies now and then. What a dying leader
+// had proposed is committed up to a random point and lost beyond it.
+type trio struct {
+	w        *world
+	log      []entry
+	replicas [3]*replica
+	leading  int // -1 while nobody leads
+	term     uint64
+	leader   *leader.Leader
+	run      *framework.Run
+	inFlight []state.Command // proposed, not yet committed
+	flushing bool
+}
+
+type entry struct{ commands []state.Command }
+
+type replica struct {
+	st      *state.State
+	applied int
+}
+
+func newTrio(w *world) *trio {
+	t := &trio{w: w, leading: -1}
+	for i := range t.replicas {
+		t.replicas[i] = &replica{st: state.New()}
+	}
+	return t
+}
+
+// apply brings one replica up to the end of the log.
+func (t *trio) apply(i int) {
+	r := t.replicas[i]
+	for ; r.applied < len(t.log); r.applied++ {
+		for _, c := range t.log[r.applied].commands {
+			if i == 0 {
+				t.w.check.before(r.st, c)
+			}
+			res := r.st.Apply(uint64(r.applied+1), c)
+			if i == 0 {
+				t.w.check.after(t.w, r.st, c, res)
+			}
+		}
+	}
+}
+
+func (t *trio) elect() {
+	if t.leading >= 0 {
+		return
+	}
+	t.leading = t.w.rng.IntN(3)
+	t.term++
+	t.apply(t.leading)
+	t.leader = leader.New(leader.Config{UnreachableAfter: 20 * time.Second}, t.replicas[t.leading].st.Clone(), t.term, t.w.now)
+	t.run = framework.NewRun(t.leader.State(), func(id fleet.TaskID) *state.Task { return t.leader.State().Tasks[id] })
+	t.w.logf("replica %d leads term %d", t.leading, t.term)
+	for _, ev := range t.run.Start() {
+		t.step(ev)
+	}
+}
+
+// fail kills the leader.
+func (t *trio) fail() {
+	if t.leading < 0 {
+		return
+	}
+	if n := len(t.inFlight); n > 0 {
+		t.commit(t.inFlight[:t.w.rng.IntN(n+1)])
+	}
+	t.w.logf("leader %d dies", t.leading)
+	t.leading, t.leader, t.run, t.inFlight = -1, nil, nil, nil
+	for _, a := range t.w.agents {
+		a.lost(a.session)
+	}
+	t.w.after(t.w.between(500*time.Millisecond, 3*time.Second), t.elect)
+}
+
+func (t *trio) commit(cmds []state.Command) {
+	if len(cmds) == 0 {
+		return
+	}
+	t.log = append(t.log, entry{append([]state.Command(nil), cmds...)})
+	for i := range t.replicas {
+		t.w.after(t.w.between(time.Millisecond, 200*time.Millisecond), func() { t.apply(i) })
+	}
+}
+
+// propose batches like the shell: one entry in flight, the rest waits.
+func (t *trio) propose(c state.Command) {
+	t.inFlight = append(t.inFlight, c)
+	t.flush()
+}
+
+func (t *trio) flush() {
+	if t.flushing || len(t.inFlight) == 0 {
+		return
+	}
+	t.flushing = true
+	term := t.term
+	t.w.after(t.w.between(2*time.Millisecond, 20*time.Millisecond), func() {
+		t.flushing = false
+		if t.leading < 0 || t.term != term {
+			t.flush()
+			return
+		}
+		batch := t.inFlight
+		t.inFlight = nil
+		t.commit(batch)
+		t.step(leader.Committed{Index: uint64(len(t.log)), Commands: batch})
+		if t.run != nil {
+			t.feed(t.run.Step(framework.Committed{Commands: batch}))
+		}
+		t.flush()
+	})
+}
+
+func (t *trio) feed(calls []leader.Event) {
+	for _, c := range calls {
+		t.step(c)
+	}
+}
+
+// step gives the leader one event and performs its actions.
+func (t *trio) step(ev leader.Event) {
+	if t.leader == nil {
+		return
+	}
+	acts := t.leader.Step(t.w.now, ev)
+	if t.w.opt.Trace != nil && len(acts) > 0 {
+		t.w.logf("leader %T", ev)
+		for _, act := range acts {
+			t.w.logf("leader   -> %T%+v", act, act)
+		}
+	}
+	for _, act := range acts {
+		t.perform(act)
+	}
+}
+
+func (t *trio) perform(act leader.Action) {
+	switch act := act.(type) {
+	case leader.Propose:
+		t.propose(act.Command)
+	case leader.Offer:
+		// A framework may be slow or deaf: offers then expire.
+		if !t.w.chance(20) {
+			t.feed(t.run.Step(framework.Offers{Offers: act.Offers}))
+		}
+	case leader.Update:
+		t.feed(t.run.Step(framework.Updated{Status: act.Status}))
+	case leader.Assign:
+		t.toAgent(act.Agent, act.Session, func(a *agentSim) { a.desired(act.Desired) })
+	case leader.Ack:
+		t.toAgent(act.Agent, act.Session, func(a *agentSim) { a.acked(act.Task, act.Update, act.Generation) })
+	case leader.Disconnect:
+		t.toAgent(act.Agent, act.Session, func(a *agentSim) { a.lost(act.Session) })
+	case leader.Rescind:
+	}
+}
+
+func (t *trio) toAgent(id fleet.AgentID, session uint64, do func(*agentSim)) {
+	for _, a := range t.w.agents {
+		if a.id == id {
+			// Messages of an old session may still arrive in a newer one: the
+			// worst that a proxy or a retransmission could do.
+			t.w.send(func() {
+				if a.core != nil {
+					do(a)
+				}
+			})
+		}
+	}
+	_ = session
+}

@@ -1,0 +1,101 @@
+package fleet
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/gpu"
+)
+
+// Capacity is what an agent declares: its totals and its devices. It changes
+// rarely and is replicated.
+type Capacity struct {
+	// Total is what the agent offers to the pool; Total.GPUs lists the healthy
+	// devices only.
+	Total Resources
+	// Devices describes every GPU, healthy or not, ordered by UUID.
+	Devices []gpu.Device
+}
+
+// Equal reports whether two capacities are the same.
+func (c Capacity) Equal(o Capacity) bool {
+	return c.Total.Equal(o.Total) && slices.Equal(c.Devices, o.Devices)
+}
+
+// Agent is an admitted agent as the control plane keeps it.
+type Agent struct {
+	ID     AgentID
+	Site   Site
+	Labels map[string]string
+	// Hostname is what the agent calls its machine; for people.
+	Hostname string
+	Capacity Capacity
+	// Generation numbers the agent's desired set; it grows with each change.
+	Generation uint64
+	// KeyHash is the SHA-256 of the enrolled public key (SubjectPublicKeyInfo).
+	KeyHash string
+	// CertNotAfter is the end of the newest certificate issued to it.
+	CertNotAfter time.Time
+	Joined       time.Time
+	Revoked      bool
+	// Unreachable since that time; zero while it is not.
+	Unreachable time.Time
+}
+
+// Readings is an agent's momentary state: soft, coalesced, never replicated.
+type Readings struct {
+	Time time.Time
+	// CPUPercent is the machine's use in percent of all its processors.
+	CPUPercent int
+	// FreeMemMB and FreeDiskMB are what the operating system calls available.
+	FreeMemMB, FreeDiskMB int64
+	// Tasks counts running tasks, Spooled the updates not yet acknowledged.
+	Tasks, Spooled int
+	GPUs           []gpu.Reading
+	// Runtime is empty when the container runtime works, else what is wrong.
+	Runtime string
+}
+
+// Offer is a lease on resources of one agent for one framework in one role.
+// Its resources count as allocated until it is accepted, declined, rescinded
+// or expired.
+type Offer struct {
+	ID        OfferID
+	Framework FrameworkID
+	Role      Role
+	Agent     AgentID
+	Site      Site
+	Hostname  string
+	Labels    map[string]string
+	Resources Resources
+	// Devices describes Resources.GPUs, in the same order.
+	Devices []gpu.Device
+	Expires time.Time
+}
+
+// Demand is what a framework waits for: Count units of Need in Role.
+type Demand struct {
+	// Name tells the framework's demands apart; an answer to "why is it
+	// waiting?" is given by this name.
+	Name  string
+	Role  Role
+	Need  Need
+	Count int
+}
+
+// Filters go with a decline.
+type Filters struct {
+	// Refuse is how long the declined resources of that agent are not offered
+	// to the same framework and role again. Mesos's default is 5 s.
+	Refuse time.Duration
+}
+
+// DefaultRefuse is Mesos's default of Filters.refuse_seconds.
+const DefaultRefuse = 5 * time.Second
+
+// Launch is one task put on the resources of accepted offers.
+type Launch struct {
+	Task      TaskID
+	Spec      TaskSpec
+	Resources Resources
+}

@@ -1,0 +1,95 @@
+package transporttest
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go/testutils/simnet"
+)
+
+// Net is a network of UDP sockets in memory. Every packet takes the latency.
+type Net struct {
+	tb      testing.TB
+	latency time.Duration
+	router  simnet.PerfectRouter
+
+	mu  sync.Mutex
+	cut map[string]bool // by address, or "from>to" for one pair
+	// last is when a packet was last handed to an address.
+	last map[string]time.Time
+}
+
+// NewNet makes a network that lives until the test ends.
+func NewNet(tb testing.TB, latency time.Duration) *Net {
+	return &Net{tb: tb, latency: latency, cut: make(map[string]bool), last: make(map[string]time.Time)}
+}
+
+// Conn makes the socket of an address such as "10.0.0.1:7443". Sockets of one
+// address may follow each other, as when a process restarts.
+func (n *Net) Conn(addr string) net.PacketConn {
+	n.tb.Helper()
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		n.tb.Fatal(err)
+	}
+	// Both addresses as the router compares them: four bytes for IPv4.
+	udp := &net.UDPAddr{IP: at.Addr().AsSlice(), Port: int(at.Port())}
+	link := &simnet.SimulatedLink{Latency: n.latency, UploadPacket: (*uplink)(n)}
+	conn := simnet.NewBlockingSimConn(udp, link)
+	n.router.AddNode(udp, link)
+	link.Start()
+	n.tb.Cleanup(func() {
+		conn.Close()
+		link.Close()
+	})
+	return conn
+}
+
+// Cut stops every packet from and to the addresses.
+func (n *Net) Cut(addrs ...string) { n.set(true, addrs) }
+
+// Heal undoes Cut.
+func (n *Net) Heal(addrs ...string) { n.set(false, addrs) }
+
+// Part stops packets between a and b, in both directions; Join undoes it.
+func (n *Net) Part(a, b string) { n.set(true, []string{a + ">" + b, b + ">" + a}) }
+
+// Join undoes Part.
+func (n *Net) Join(a, b string) { n.set(false, []string{a + ">" + b, b + ">" + a}) }
+
+func (n *Net) set(cut bool, keys []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, k := range keys {
+		n.cut[k] = cut
+	}
+}
+
+// LastDelivery is when the last packet arrived at addr.
+func (n *Net) LastDelivery(addr string) time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.last[addr]
+}
+
+// uplink is the Net as simnet's sockets see it.
+type uplink Net
+
+func (u *uplink) AddNode(net.Addr, simnet.PacketReceiver) {}
+
+func (u *uplink) SendPacket(p simnet.Packet) error {
+	from, to := p.From.String(), p.To.String()
+	u.mu.Lock()
+	drop := u.cut[from] || u.cut[to] || u.cut[from+">"+to]
+	if !drop {
+		u.last[to] = time.Now().Add(u.latency)
+	}
+	u.mu.Unlock()
+	if !drop {
+		_ = u.router.SendPacket(p) // nobody there: lost, as on a real network
+	}
+	return nil
+}

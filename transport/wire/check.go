@@ -1,0 +1,264 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tenderfleet/tender/gpu"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Limits of what may be inside a message. A sender shortens free text to its
+// limit; everything else over a limit is refused on both sides.
+const (
+	MaxItems    = 4096 // assignments, updates or acknowledgements in one message
+	MaxDevices  = 128  // 16 GPUs in 7 slices each, and room
+	MaxPairs    = 256  // labels or environment entries
+	MaxPair     = 32 << 10
+	MaxArgs     = 1024
+	MaxArg      = 32 << 10
+	MaxText     = 4 << 10 // messages for people
+	MaxName     = 256     // names, models, versions, addresses
+	MaxReplicas = 16
+	MaxChain    = 8
+	MaxLogChunk = 64 << 10
+)
+
+// ErrInvalid is the kind of every error about a message's contents.
+var ErrInvalid = errors.New("invalid message")
+
+// check reports what is wrong with m. Free text counts only when it was
+// received: a sender shortens it.
+func check(m Message, received bool) error {
+	c := checker{received: received}
+	switch m := m.(type) {
+	case Hello:
+		c.hello(m)
+	case Welcome:
+		c.welcome(m)
+	case Refusal:
+		c.id("refusal code", string(m.Code))
+		c.free("text", m.Text, MaxText)
+		c.text("leader", m.Leader, MaxName)
+		c.notNegative("retry after", int64(m.RetryAfter))
+	case DesiredSet:
+		c.desired(m.Desired)
+	case Report:
+		c.count("updates", len(m.Updates), MaxItems)
+		for i := range m.Updates {
+			c.update(&m.Updates[i])
+		}
+	case Acks:
+		c.count("acknowledgements", len(m.Acks), MaxItems)
+		for i := range m.Acks {
+			c.id("task", string(m.Acks[i].Task))
+			c.id("update", string(m.Acks[i].Update))
+		}
+	case CapacityChanged:
+		c.capacity(m.Capacity)
+	case Readings:
+		c.readings(m.Readings)
+	case Goaway:
+		c.free("text", m.Text, MaxText)
+		c.text("leader", m.Leader, MaxName)
+	case Certificate:
+		c.count("certificates", len(m.Chain), MaxChain)
+	case LogsRequest:
+		c.id("task", string(m.Task))
+		c.atLeast("tail", int64(m.Tail), -1)
+	case LogChunk:
+		c.count("log bytes", len(m.Data), MaxLogChunk)
+	}
+	return c.err
+}
+
+// checker keeps the first fault, so that the rules read as a list.
+type checker struct {
+	received bool
+	err      error
+}
+
+func (c *checker) fail(format string, args ...any) {
+	if c.err == nil {
+		c.err = fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+}
+
+func (c *checker) id(what, s string) {
+	if c.err != nil {
+		return
+	}
+	if err := fleet.CheckID(what, s); err != nil {
+		c.fail("%v", err)
+	}
+}
+
+func (c *checker) text(what, s string, limit int) {
+	if len(s) > limit {
+		c.fail("%s has %d bytes, the limit is %d", what, len(s), limit)
+	}
+}
+
+func (c *checker) free(what, s string, limit int) {
+	if c.received {
+		c.text(what, s, limit)
+	}
+}
+
+func (c *checker) count(what string, n, limit int) {
+	if n > limit {
+		c.fail("%d %s, the limit is %d", n, what, limit)
+	}
+}
+
+func (c *checker) atLeast(what string, n, least int64) {
+	if n < least {
+		c.fail("%s is %d, less than %d", what, n, least)
+	}
+}
+
+func (c *checker) notNegative(what string, n int64) { c.atLeast(what, n, 0) }
+
+func (c *checker) scalar(what string, s fleet.Scalar) {
+	if s < 0 || s > fleet.MaxScalar {
+		c.fail("%s %d is outside 0 to %d", what, int64(s), int64(fleet.MaxScalar))
+	}
+}
+
+func (c *checker) pairs(what string, m map[string]string) {
+	c.count(what, len(m), MaxPairs)
+	for k, v := range m {
+		if k == "" {
+			c.fail("%s: an empty name", what)
+		}
+		c.text(what, k, MaxName)
+		c.text(what, v, MaxPair)
+	}
+}
+
+func (c *checker) hello(m Hello) {
+	c.notNegative("capability", int64(m.Capability))
+	c.id("agent", string(m.Agent))
+	c.free("version", m.Version, MaxName)
+	c.free("hostname", m.Hostname, MaxName)
+	c.free("boot id", m.BootID, MaxName)
+	c.capacity(m.Capacity)
+}
+
+func (c *checker) welcome(m Welcome) {
+	c.notNegative("capability", int64(m.Capability))
+	c.id("replica", string(m.Replica))
+	c.notNegative("heartbeat", int64(m.Heartbeat))
+	c.count("replicas", len(m.Replicas), MaxReplicas)
+	for _, r := range m.Replicas {
+		c.text("address", r, MaxName)
+	}
+}
+
+func (c *checker) desired(d fleet.Desired) {
+	c.count("assignments", len(d.Assignments), MaxItems)
+	for i := range d.Assignments {
+		a := &d.Assignments[i]
+		c.id("task", string(a.Task))
+		c.notNegative("kill grace", int64(a.KillGrace))
+		c.resources(a.Resources)
+		c.spec(&a.Spec)
+		if c.err != nil {
+			return
+		}
+	}
+}
+
+func (c *checker) spec(s *fleet.TaskSpec) {
+	c.text("task name", s.Name, MaxName)
+	c.text("image", s.Image, MaxText)
+	c.count("arguments", len(s.Command), MaxArgs)
+	for _, arg := range s.Command {
+		c.text("argument", arg, MaxArg)
+	}
+	c.pairs("environment entries", s.Env)
+	c.text("working directory", s.WorkDir, MaxText)
+	c.text("user", s.User, MaxName)
+	switch s.Network {
+	case "", fleet.NetworkNone, fleet.NetworkHost:
+	default:
+		c.fail("unknown network %.20q", string(s.Network))
+	}
+	c.notNegative("processes", s.PIDs)
+	c.notNegative("kill grace", int64(s.KillGrace))
+	c.pairs("labels", s.Labels)
+}
+
+func (c *checker) resources(r fleet.Resources) {
+	c.scalar("cpus", r.CPUs)
+	c.scalar("mem", r.Mem)
+	c.scalar("disk", r.Disk)
+	c.count("GPUs", len(r.GPUs), MaxDevices)
+	for i, id := range r.GPUs {
+		c.uuid(id)
+		if i > 0 && id <= r.GPUs[i-1] {
+			c.fail("GPUs are not sorted or named twice: %.64q", string(id))
+		}
+	}
+}
+
+func (c *checker) capacity(v fleet.Capacity) {
+	c.resources(v.Total)
+	c.count("devices", len(v.Devices), MaxDevices)
+	for i := range v.Devices {
+		d := &v.Devices[i]
+		c.uuid(d.UUID)
+		if i > 0 && d.UUID <= v.Devices[i-1].UUID {
+			c.fail("devices are not sorted or named twice: %.64q", string(d.UUID))
+		}
+		if d.Parent != "" {
+			c.uuid(d.Parent)
+		}
+		c.free("model", d.Model, MaxName)
+		c.free("driver", d.Driver, MaxName)
+		c.free("profile", d.Profile, MaxName)
+		c.free("health reason", d.Reason, MaxText)
+		c.scalar("device memory", fleet.Scalar(d.MemoryMB))
+		c.notNegative("compute capability", int64(min(d.ComputeMajor, d.ComputeMinor)))
+		if d.Health < gpu.HealthUnknown || d.Health > gpu.Lost {
+			c.fail("unknown GPU health %d", int(d.Health))
+		}
+	}
+}
+
+// uuid takes what drivers print: letters, digits and a few signs.
+func (c *checker) uuid(id gpu.UUID) {
+	if id == "" || len(id) > 96 {
+		c.fail("a GPU name of %d bytes", len(id))
+		return
+	}
+	for i := range len(id) {
+		if b := id[i]; b <= ' ' || b > '~' {
+			c.fail("GPU name %q", string(id))
+			return
+		}
+	}
+}
+
+func (c *checker) update(u *fleet.StatusUpdate) {
+	c.id("update", string(u.ID))
+	c.id("task", string(u.Status.Task))
+	c.free("message", u.Status.Message, MaxText)
+	c.text("reason", string(u.Status.Reason), MaxName)
+	if s := u.Status.State; s < fleet.TaskStaging || s > fleet.TaskUnknown {
+		c.fail("unknown task state %d", int(s))
+	}
+}
+
+func (c *checker) readings(r fleet.Readings) {
+	c.notNegative("free memory", r.FreeMemMB)
+	c.notNegative("free disk", r.FreeDiskMB)
+	c.notNegative("tasks", int64(r.Tasks))
+	c.notNegative("spooled updates", int64(r.Spooled))
+	c.free("runtime", r.Runtime, MaxText)
+	c.count("GPU readings", len(r.GPUs), MaxDevices)
+	for i := range r.GPUs {
+		c.uuid(r.GPUs[i].UUID)
+		c.notNegative("used memory", r.GPUs[i].MemoryUsedMB)
+	}
+}

@@ -1,0 +1,39 @@
+package wire
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// FuzzRecv reads arbitrary bytes as a stream: nothing panics, and what is
+// accepted can be sent on and means the same.
+func FuzzRecv(f *testing.F) {
+	for _, m := range []Message{
+		Refusal{Code: RefusedDraining}, Pull{Full: true}, Goaway{Text: "x"}, LogEnd{}, someReport(2), someDesired(2),
+	} {
+		f.Add(frameOf(f, m))
+	}
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		c := NewConn(bytes.NewBuffer(stream), MaxControl)
+		for range len(stream) + 1 {
+			m, err := c.Recv()
+			if c.fail != nil {
+				return
+			}
+			if err != nil {
+				continue
+			}
+			again, err := Parse(mustAppend(t, m))
+			if err != nil {
+				t.Fatalf("%#v was accepted once, then refused: %v", m, err)
+			}
+			if diff := cmp.Diff(m, again, cmpopts.EquateEmpty()); diff != "" {
+				t.Fatalf("changed on the second trip:\n%s", diff)
+			}
+		}
+		t.Fatal("the stream does not end")
+	})
+}

@@ -1,0 +1,153 @@
+package wire
+
+import (
+	"cmp"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tenderfleet/tender/gpu"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// everyMessage has one of each kind; TestListIsComplete holds it against the
+// schema.
+var everyMessage = []Message{
+	Hello{}, Welcome{}, Refusal{}, Pull{}, DesiredSet{}, Report{}, Acks{}, CapacityChanged{}, Readings{}, Goaway{},
+	RenewRequest{}, Certificate{}, LogsRequest{}, LogChunk{}, LogEnd{},
+}
+
+// maker fills any message by reflection, so that a field added to a noun is in
+// the tests without anybody thinking of it.
+type maker struct {
+	t *rapid.T
+	// full leaves no field at its zero value.
+	full bool
+}
+
+func (g maker) message(like Message) Message {
+	v := reflect.New(reflect.TypeOf(like)).Elem()
+	g.fill(v, "")
+	return v.Interface().(Message)
+}
+
+// signed are the integers that may be negative.
+var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent"}
+
+func (g maker) fill(v reflect.Value, name string) {
+	if g.known(v) {
+		return
+	}
+	least := 0
+	if g.full {
+		least = 1
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			g.fill(v.Field(i), v.Type().Field(i).Name)
+		}
+	case reflect.Bool:
+		v.SetBool(g.full || rapid.Bool().Draw(g.t, name))
+	case reflect.Int, reflect.Int64:
+		low := int64(least)
+		if !g.full && slices.Contains(signed, name) {
+			low = math.MinInt32
+		}
+		v.SetInt(rapid.Int64Range(low, math.MaxInt32).Draw(g.t, name))
+	case reflect.Uint64:
+		v.SetUint(rapid.Uint64Min(uint64(least)).Draw(g.t, name))
+	case reflect.String:
+		v.SetString(rapid.StringN(least, 20, 80).Draw(g.t, name))
+	case reflect.Slice:
+		g.slice(v, name, least)
+	case reflect.Map:
+		g.pairs(v, name, least)
+	default:
+		g.t.Fatalf("%s: teach the maker the type %s", name, v.Type())
+	}
+}
+
+// known fills the types whose values have rules.
+func (g maker) known(v reflect.Value) bool {
+	least := 0
+	if g.full {
+		least = 1
+	}
+	var x any
+	switch v.Interface().(type) {
+	case fleet.AgentID, fleet.ReplicaID, fleet.TaskID, fleet.UpdateID, RefusalCode:
+		x = rapid.StringMatching(`[a-z0-9][a-z0-9._-]{0,62}`).Draw(g.t, "id")
+	case gpu.UUID:
+		x = rapid.StringMatching(`(GPU|MIG)-[a-zA-Z0-9/-]{1,40}`).Draw(g.t, "uuid")
+	case fleet.Scalar:
+		x = rapid.Int64Range(int64(least), int64(fleet.MaxScalar)).Draw(g.t, "scalar")
+	case fleet.Network:
+		x = rapid.SampledFrom([]fleet.Network{fleet.NetworkNone, fleet.NetworkHost}).Draw(g.t, "network")
+	case fleet.TaskState:
+		x = rapid.IntRange(int(fleet.TaskStaging), int(fleet.TaskUnknown)).Draw(g.t, "state")
+	case gpu.Health:
+		x = rapid.IntRange(least, int(gpu.Lost)).Draw(g.t, "health")
+	case time.Time:
+		x = timeFrom(rapid.Int64Range(int64(least), math.MaxInt64).Draw(g.t, "time"))
+	default:
+		return false
+	}
+	v.Set(reflect.ValueOf(x).Convert(v.Type()))
+	return true
+}
+
+func (g maker) slice(v reflect.Value, name string, least int) {
+	n := rapid.IntRange(least, 3).Draw(g.t, name)
+	if n == 0 {
+		return // the wire has no empty slices, only missing ones
+	}
+	v.Set(reflect.MakeSlice(v.Type(), n, n))
+	if v.Type().Elem().Kind() == reflect.Uint8 {
+		v.SetBytes(rapid.SliceOfN(rapid.Byte(), n, n).Draw(g.t, name))
+		return
+	}
+	if v.Type().Elem().Kind() == reflect.Slice {
+		least, g.full = 1, true // nor empty elements
+	}
+	for i := range n {
+		g.fill(v.Index(i), name)
+	}
+	switch s := v.Interface().(type) {
+	case []gpu.UUID:
+		v.Set(reflect.ValueOf(fleet.SortGPUs(s)))
+	case []gpu.Device:
+		slices.SortFunc(s, func(a, b gpu.Device) int { return cmp.Compare(a.UUID, b.UUID) })
+		s = slices.CompactFunc(s, func(a, b gpu.Device) bool { return a.UUID == b.UUID })
+		v.Set(reflect.ValueOf(s))
+	}
+}
+
+func (g maker) pairs(v reflect.Value, name string, least int) {
+	m := rapid.MapOfN(rapid.StringN(1, 8, 32), rapid.StringN(0, 8, 32), least, 3).Draw(g.t, name)
+	if len(m) > 0 {
+		v.Set(reflect.ValueOf(m))
+	}
+}
+
+// zeros lists the fields of v that are zero.
+func zeros(v reflect.Value, path string) []string {
+	if _, ok := v.Interface().(time.Time); !ok && v.Kind() == reflect.Struct {
+		var out []string
+		for i := range v.NumField() {
+			out = append(out, zeros(v.Field(i), strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."))...)
+		}
+		return out
+	}
+	if v.Kind() == reflect.Slice && v.Len() > 0 && v.Type().Elem().Kind() != reflect.Uint8 {
+		return zeros(v.Index(0), path+"[0]")
+	}
+	if v.IsZero() {
+		return []string{path}
+	}
+	return nil
+}

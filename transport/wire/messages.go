@@ -1,0 +1,148 @@
+package wire
+
+import (
+	"time"
+
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Capability is what this build can do, one integer for the whole protocol.
+// It grows when a peer must understand something new.
+//
+//	1  2026-11  the first: control, renew and logs streams
+const Capability = 1
+
+// MinCapability is the oldest peer that this build speaks to.
+const MinCapability = 1
+
+// Message is one of the structs below, by value.
+type Message interface{ isMessage() }
+
+// Hello opens a control stream.
+type Hello struct {
+	Capability int
+	Agent      fleet.AgentID
+	Version    string // of the program, for people
+	Hostname   string
+	// BootID changes when the machine restarts.
+	BootID   string
+	Capacity fleet.Capacity
+	// Term and Generation are of the desired set the agent holds.
+	Term, Generation uint64
+}
+
+// Welcome answers Hello; only now is the agent connected.
+type Welcome struct {
+	Capability int
+	Term       uint64
+	Replica    fleet.ReplicaID
+	// Heartbeat is how often the replica wants Readings.
+	Heartbeat     time.Duration
+	BundleVersion uint64
+	// Bundle is the trust bundle in PEM, empty when the agent has this version.
+	Bundle []byte
+	// Replicas are the addresses an agent may dial.
+	Replicas []string
+}
+
+// RefusalCode says what the refused peer can do about it.
+type RefusalCode string
+
+const (
+	RefusedWrongIdentity RefusalCode = "wrong_identity" // the certificate names somebody else
+	RefusedUnknownAgent  RefusalCode = "unknown_agent"  // join again
+	RefusedRevoked       RefusalCode = "revoked"        // do not come back
+	RefusedTooOld        RefusalCode = "too_old"        // install a newer version
+	RefusedNotLeader     RefusalCode = "not_leader"     // ask Leader
+	RefusedDraining      RefusalCode = "draining"       // try another replica
+	RefusedBadRequest    RefusalCode = "bad_request"    // the message makes no sense
+	RefusedNotFound      RefusalCode = "not_found"      // no such task
+	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
+)
+
+// Refusal answers a request that is not granted. Codes of a newer peer arrive
+// as they are: treat one you do not know as bad_request.
+type Refusal struct {
+	Code       RefusalCode
+	Text       string // for people: what is wrong and what to do
+	Leader     string // address of the leader, empty when unknown
+	RetryAfter time.Duration
+}
+
+// Pull asks for what differs from the desired set the agent holds. The
+// replica keeps it until something does.
+type Pull struct {
+	Term, Generation uint64
+	Full             bool // the agent lost track: send everything
+}
+
+// DesiredSet is what the agent is to hold.
+type DesiredSet struct{ fleet.Desired }
+
+// Report carries status updates that are not yet acknowledged.
+type Report struct{ Updates []fleet.StatusUpdate }
+
+// Acks name the updates that the control plane has committed.
+type Acks struct{ Acks []Ack }
+
+// Ack is one committed update.
+type Ack struct {
+	Task       fleet.TaskID
+	Update     fleet.UpdateID
+	Generation uint64
+}
+
+// CapacityChanged replaces the capacity told by Hello.
+type CapacityChanged struct{ fleet.Capacity }
+
+// Readings are the agent's soft state and its heartbeat. The frame is never
+// shorter than MinBeat, so that a replica that restarted answers it with a
+// stateless reset.
+type Readings struct{ fleet.Readings }
+
+// Goaway asks the agent to move to another replica.
+type Goaway struct{ Text, Leader string }
+
+// RenewRequest opens a renew stream.
+type RenewRequest struct{ CSR []byte } // DER
+
+// Certificate is the new chain: leaf, intermediate, root.
+type Certificate struct {
+	Chain         [][]byte // DER
+	Bundle        []byte   // PEM, empty when it has not changed
+	BundleVersion uint64
+}
+
+// LogsRequest opens a logs stream.
+type LogsRequest struct {
+	Task   fleet.TaskID
+	Follow bool
+	// Tail is the number of last lines to begin with; -1 means all.
+	Tail           int
+	Stdout, Stderr bool
+}
+
+// LogChunk is a piece of a task's output, at most MaxLogChunk.
+type LogChunk struct {
+	Stderr bool
+	Data   []byte
+}
+
+// LogEnd says that the output is complete.
+type LogEnd struct{}
+
+func (Hello) isMessage()           {}
+func (Welcome) isMessage()         {}
+func (Refusal) isMessage()         {}
+func (Pull) isMessage()            {}
+func (DesiredSet) isMessage()      {}
+func (Report) isMessage()          {}
+func (Acks) isMessage()            {}
+func (CapacityChanged) isMessage() {}
+func (Readings) isMessage()        {}
+func (Goaway) isMessage()          {}
+func (RenewRequest) isMessage()    {}
+func (Certificate) isMessage()     {}
+func (LogsRequest) isMessage()     {}
+func (LogChunk) isMessage()        {}
+func (LogEnd) isMessage()          {}
