@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -13,12 +14,15 @@ import (
 )
 
 // wrap names the operation and gives err the kind that callers act on.
-func (x *Executor) wrap(op string, err error) error {
+func (x *Executor) wrap(ctx context.Context, op string, err error) error {
+	over := ended(ctx)
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, executor.ErrInvalid):
 		return fmt.Errorf("%s: %w", op, err)
+	case over != nil:
+		return fmt.Errorf("%s: %w (%v)", op, over, err)
 	case errdefs.IsUnavailable(err):
 		return fmt.Errorf("%s: %w: containerd at %s does not answer: %v; start it with: systemctl start containerd",
 			op, executor.ErrUnavailable, x.cfg.Address, err)
@@ -27,6 +31,18 @@ func (x *Executor) wrap(op string, err error) error {
 	default:
 		return fmt.Errorf("%s: %w", op, err)
 	}
+}
+
+// ended is why the caller's context is over. The daemon is told the deadline
+// and may give up a moment earlier, with an error of no particular kind.
+func ended(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if d, ok := ctx.Deadline(); ok && time.Until(d) < 20*time.Millisecond {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // native gives the error of a bare gRPC call containerd's kinds. Only calls of

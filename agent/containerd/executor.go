@@ -136,7 +136,7 @@ func (x *Executor) Close() error {
 func (x *Executor) List(ctx context.Context) ([]fleet.TaskID, error) {
 	cs, err := x.client.ContainerService().List(ctx, `labels."`+taskLabel+`"`)
 	if err != nil {
-		return nil, x.wrap("list containers", err)
+		return nil, x.wrap(ctx, "list containers", err)
 	}
 	ids := make([]fleet.TaskID, 0, len(cs))
 	for _, c := range cs {

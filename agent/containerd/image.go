@@ -76,7 +76,7 @@ func (c *imageCache) drop(d digest.Digest) {
 func (x *Executor) Import(ctx context.Context, archive io.Reader) ([]string, error) {
 	imgs, err := x.client.Import(ctx, archive, client.WithAllPlatforms(true), client.WithSkipMissing())
 	if err != nil {
-		return nil, x.wrap("import images", err)
+		return nil, x.wrap(ctx, "import images", err)
 	}
 	var names []string
 	for _, i := range imgs {

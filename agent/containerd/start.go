@@ -41,16 +41,7 @@ func (x *Executor) Start(ctx context.Context, t executor.Task) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	defer unlock()
-	if err := x.start(ctx, t); err != nil {
-		if errors.Is(err, executor.ErrInvalid) {
-			return fmt.Errorf("%s: %w", op, err)
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w: %v", op, context.Cause(ctx), err)
-		}
-		return x.wrap(op, err)
-	}
-	return nil
+	return x.wrap(ctx, op, x.start(ctx, t))
 }
 
 func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {

@@ -29,15 +29,15 @@ func (x *Executor) Stop(ctx context.Context, id fleet.TaskID, grace time.Duratio
 	if errdefs.IsNotFound(err) {
 		// It has ended, or was never here.
 		_, err := x.client.ContainerService().Get(ctx, name)
-		return x.wrap(op, err)
+		return x.wrap(ctx, op, err)
 	}
 	if err != nil {
-		return x.wrap(op, err)
+		return x.wrap(ctx, op, err)
 	}
 	if grace <= 0 {
 		x.stops.markKilled(name)
 		if err := x.kill(ctx, name, syscall.SIGKILL); !errdefs.IsNotFound(err) {
-			return x.wrap(op, err)
+			return x.wrap(ctx, op, err)
 		}
 		return nil
 	}
@@ -145,7 +145,7 @@ func (x *Executor) Remove(ctx context.Context, id fleet.TaskID) error {
 		return err
 	}
 	defer unlock()
-	return x.wrap(op, x.remove(ctx, name))
+	return x.wrap(ctx, op, x.remove(ctx, name))
 }
 
 // remove takes away task, snapshot and container, in this order: as long as

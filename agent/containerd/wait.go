@@ -26,7 +26,7 @@ func (x *Executor) Wait(ctx context.Context, id fleet.TaskID) (executor.Exit, er
 		return native(err)
 	})
 	if err != nil {
-		return executor.Exit{}, x.wrap("wait for task "+string(id), err)
+		return executor.Exit{}, x.wrap(ctx, "wait for task "+string(id), err)
 	}
 	return x.exit(name, r.ExitStatus, r.ExitedAt.AsTime()), nil
 }

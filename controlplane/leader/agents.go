@@ -1,6 +1,8 @@
 package leader
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/controlplane/allocator"
@@ -112,8 +114,32 @@ func (l *Leader) answer(id fleet.AgentID) {
 			d.Assignments = append(d.Assignments, task.Assignment())
 		}
 	}
+	if !full {
+		l.cut(&d)
+	}
 	a.pull = nil
 	l.do(Assign{id, a.session, d})
+}
+
+// maxSetSize keeps a message below the wire's limit of 1 MiB. What is cut off
+// follows with the next pull.
+const maxSetSize = 512 << 10
+
+// cut shortens a partial set to its oldest changes. Each change has its own
+// generation, so the last one that is kept is the generation reached.
+func (l *Leader) cut(d *fleet.Desired) {
+	generation := func(a fleet.Assignment) uint64 { return l.st.Tasks[a.Task].Generation }
+	slices.SortFunc(d.Assignments, func(x, y fleet.Assignment) int {
+		return cmp.Compare(generation(x), generation(y))
+	})
+	size := 0
+	for i, a := range d.Assignments {
+		if size += a.Spec.Size() + 256; size > maxSetSize && i > 0 {
+			d.Assignments = d.Assignments[:i]
+			d.Generation = generation(d.Assignments[i-1])
+			return
+		}
+	}
 }
 
 func (l *Leader) reported(now time.Time, ev Report) {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -111,6 +112,9 @@ func (s *State) CheckToken(now time.Time, hash string, kind IdentityKind) Result
 }
 
 func (s *State) admit(now time.Time, c *Admit) Result {
+	if t := s.Tokens[c.Hash]; t != nil && t.Kind == c.Kind && now.Before(t.Expires) && t.Admitted[c.KeyHash] != "" {
+		return s.admitAgain(t, c)
+	}
 	if r := s.CheckToken(now, c.Hash, c.Kind); r.Kind != OK {
 		return r
 	}
@@ -139,15 +143,34 @@ func (s *State) admit(now time.Time, c *Admit) Result {
 		return refuse(Invalid, "a join token cannot admit a %s", c.Kind)
 	}
 	tok.Uses--
+	if c.KeyHash != "" {
+		tok.Admitted = maps.Clone(tok.Admitted)
+		if tok.Admitted == nil {
+			tok.Admitted = map[string]string{}
+		}
+		tok.Admitted[c.KeyHash] = id
+	}
 	s.Tokens[c.Hash] = &tok
 	return Result{ID: id}
+}
+
+// admitAgain answers a machine that asks a second time with the same key.
+func (s *State) admitAgain(t *Token, c *Admit) Result {
+	id := t.Admitted[c.KeyHash]
+	if _, revoked := s.Revoked[s.uri(c.Kind, id)]; revoked {
+		return refuse(RevokedID, "%s %s has been revoked; join with a new key and a new token", c.Kind, id)
+	}
+	return Result{ID: id, Duplicate: true}
+}
+
+func (s *State) uri(kind IdentityKind, id string) string {
+	return "spiffe://" + s.TrustDomain + "/" + string(kind) + "/" + id
 }
 
 // taken reports whether an id is or ever was somebody's: revoked ids are never
 // given out again, or the ban would fall on the newcomer.
 func (s *State) taken(kind IdentityKind, id string) bool {
-	uri := "spiffe://" + s.TrustDomain + "/" + string(kind) + "/" + id
-	if _, revoked := s.Revoked[uri]; revoked {
+	if _, revoked := s.Revoked[s.uri(kind, id)]; revoked {
 		return true
 	}
 	switch kind {

@@ -124,7 +124,10 @@ type Token struct {
 	Labels  map[string]string
 	Uses    int // left
 	Expires time.Time
-	Created time.Time
+	// Admitted are the ids it has admitted, by the hash of their keys: a machine
+	// that lost the answer may ask again with the same key.
+	Admitted map[string]string
+	Created  time.Time
 }
 
 // IdentityKind says what an identity is for; the values are those of pki.Kind,

@@ -85,6 +85,21 @@ func TestTokensAdmit(t *testing.T) {
 	}
 }
 
+// A machine whose answer was lost asks again with the same key: it gets the
+// same id, and the token is used once.
+func TestAdmitIsIdempotentByKey(t *testing.T) {
+	s := booted(t)
+	c := state.Command{Admit: &state.Admit{Hash: "h", Kind: state.KindAgent, Name: "a2", KeyHash: "k2"}}
+	must(t, s, c)
+	if r := must(t, s, c); r.ID != "a2" || !r.Duplicate || s.Tokens["h"].Uses != 0 {
+		t.Fatalf("asked again: %+v, %d uses left", r, s.Tokens["h"].Uses)
+	}
+	must(t, s, state.Command{Revoke: &state.Revoke{URI: "spiffe://test/agent/a2", Kind: state.KindAgent, ID: "a2"}})
+	if r := apply(s, c); r.Kind != state.RevokedID {
+		t.Fatalf("asked again after the revocation: %+v", r)
+	}
+}
+
 func TestRevokedIDIsNeverGivenOutAgain(t *testing.T) {
 	s := booted(t)
 	launchOn(t, s, "t1", "a1")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,7 @@ func newMachine(t *testing.T, w fakenvml.World, change ...func(*Config)) *machin
 	}
 	cfg := Config{
 		Path: os.Args[0], Args: []string{"nvml-probe"}, DriverRoot: root.Dir,
+		Env:     append(os.Environ(), "GORACE=atexit_sleep_ms=0 halt_on_error=1"),
 		Timeout: 20 * time.Second, Poll: 20 * time.Millisecond, Rescan: time.Hour,
 	}
 	for _, f := range change {
@@ -83,7 +85,7 @@ func (m *machine) until(want ...string) {
 		ctx, cancel := context.WithTimeout(m.t.Context(), 30*time.Second)
 		list, err := m.Inventory(ctx)
 		cancel()
-		if got = summary(list); err == nil && cmp.Equal(got, want) {
+		if got = summary(list); err == nil && slices.Equal(got, want) {
 			return
 		}
 		<-time.After(10 * time.Millisecond)
@@ -395,7 +397,7 @@ func withState(t *testing.T, w fakenvml.World, lib string) []func(*Config) {
 		t.Fatal(err)
 	}
 	return []func(*Config){func(c *Config) {
-		c.Library, c.Env = lib, append(os.Environ(), "FAKE_NVML_STATE="+state)
+		c.Library, c.Env = lib, append(c.Env, "FAKE_NVML_STATE="+state)
 	}}
 }
 
@@ -411,6 +413,33 @@ func TestProbeThatCannotStart(t *testing.T) {
 		if ctx.Err() != nil {
 			t.Fatalf("the error is %v", err)
 		}
+	}
+}
+
+// The end of the agent ends its probe, even one that hangs in the driver.
+func TestProbeEndsWithTheAgent(t *testing.T) {
+	w := fakenvml.NewWorld(1, "NVIDIA RTX A6000", 49140)
+	w.Hang = "nvmlDeviceGetCount_v2"
+	root, err := fakenvml.DriverRoot(t.TempDir(), w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Path: os.Args[0], Args: []string{"nvml-probe"}, DriverRoot: root.Dir}.withDefaults()
+	c, err := startChild(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.send(request{Op: opOpen, Open: &openArgs{DriverRoot: root.Dir, DevRoot: root.Dir}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !c.gone(30 * time.Second) {
+		t.Error("the probe outlives its agent")
+	}
+	if !c.stop(false) {
+		t.Error("the probe cannot be killed")
 	}
 }
 

@@ -73,8 +73,8 @@ type probe struct {
 
 	lib     nvml.Interface  // nil until opened
 	symbols map[string]bool // what the library has, of what is used here
-	args   openArgs
-	driver string
+	args    openArgs
+	driver  string
 }
 
 // send writes one line. An error means that the agent is gone, and the end of

@@ -190,7 +190,7 @@ func (j *Joiner) round(ctx context.Context, line pki.JoinLine, req Request) (Rep
 	queue := slices.Clone(line.Addrs)
 	asked := make(map[string]bool)
 	hops := 0
-	var worst error // the error that gives the most hope, and so the reason to go on
+	var hope, dead error
 	for len(queue) > 0 {
 		addr := queue[0]
 		queue = queue[1:]
@@ -213,14 +213,22 @@ func (j *Joiner) round(ctx context.Context, line pki.JoinLine, req Request) (Rep
 				queue = slices.Insert(queue, 0, refusal.Leader)
 			}
 		}
-		if worst == nil || final(worst) || !final(err) && !errors.As(worst, &refusal) {
-			worst = err
+		var said *Refusal
+		switch {
+		case final(err):
+			dead = err
+		case hope == nil || !errors.As(hope, &said):
+			// A refusal tells more than a dial that failed.
+			hope = err
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return Reply{}, worst
+	if hope == nil {
+		hope = dead
+	}
+	return Reply{}, hope
 }
 
 func (j *Joiner) try(ctx context.Context, addr string, line pki.JoinLine, req Request) (Reply, error) {

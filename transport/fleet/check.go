@@ -61,7 +61,28 @@ func CheckSpec(s TaskSpec) error {
 	if err := CheckLabels(s.Labels); err != nil {
 		return err
 	}
+	if n := s.Size(); n > MaxSpecSize {
+		return fmt.Errorf("command, environment and labels have %d bytes together, the limit is %d; put large input into the image or a file", n, MaxSpecSize)
+	}
 	return checkLimits(s)
+}
+
+// MaxSpecSize bounds the text of one specification, so that desired sets fit
+// the wire's frames.
+const MaxSpecSize = 64 << 10
+
+// Size is about how many bytes the specification takes on the wire.
+func (s TaskSpec) Size() int {
+	n := len(s.Name) + len(s.Image) + len(s.WorkDir) + len(s.User)
+	for _, a := range s.Command {
+		n += len(a) + 4
+	}
+	for _, m := range []map[string]string{s.Env, s.Labels} {
+		for k, v := range m {
+			n += len(k) + len(v) + 8
+		}
+	}
+	return n
 }
 
 func checkEnv(env map[string]string) error {

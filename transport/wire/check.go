@@ -177,8 +177,8 @@ func (c *checker) spec(s *fleet.TaskSpec) {
 		c.text("argument", arg, MaxArg)
 	}
 	c.pairs("environment entries", s.Env)
-	c.text("working directory", s.WorkDir, MaxText)
-	c.text("user", s.User, MaxName)
+	c.text("working directory", s.WorkDir, MaxArg)
+	c.text("user", s.User, MaxArg)
 	switch s.Network {
 	case "", fleet.NetworkNone, fleet.NetworkHost:
 	default:

@@ -17,8 +17,21 @@ import (
 // everyMessage has one of each kind; TestListIsComplete holds it against the
 // schema.
 var everyMessage = []Message{
-	Hello{}, Welcome{}, Refusal{}, Pull{}, DesiredSet{}, Report{}, Acks{}, CapacityChanged{}, Readings{}, Goaway{},
-	RenewRequest{}, Certificate{}, LogsRequest{}, LogChunk{}, LogEnd{},
+	Hello{},
+	Welcome{},
+	Refusal{},
+	Pull{},
+	DesiredSet{},
+	Report{},
+	Acks{},
+	CapacityChanged{},
+	Readings{},
+	Goaway{},
+	RenewRequest{},
+	Certificate{},
+	LogsRequest{},
+	LogChunk{},
+	LogEnd{},
 }
 
 // maker fills any message by reflection, so that a field added to a noun is in

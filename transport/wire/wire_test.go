@@ -335,6 +335,37 @@ func TestInvalidMessagesAreRefusedBySender(t *testing.T) {
 	}
 }
 
+// TestWhatTheFleetAcceptsCanBeSent: a task that passed fleet.CheckSpec and
+// then cannot be sent would hold up its agent's whole desired set.
+func TestWhatTheFleetAcceptsCanBeSent(t *testing.T) {
+	long := strings.Repeat("x", 32<<10)
+	spec := fleet.TaskSpec{
+		Name: long[:fleet.MaxIDLen], Image: long[:512], Command: make([]string, fleet.MaxArgs), Env: map[string]string{},
+		WorkDir: "/" + long[1:], User: long, Network: fleet.NetworkHost, PIDs: 1 << 22, KillGrace: 24 * time.Hour,
+		Labels: map[string]string{},
+	}
+	spec.Command[0] = long
+	for i := range fleet.MaxEnv {
+		spec.Env[fmt.Sprintf("%0255d", i)] = ""
+	}
+	spec.Env[long[:255]] = long
+	delete(spec.Env, fmt.Sprintf("%0255d", 0))
+	for i := range fleet.MaxLabels {
+		spec.Labels[fmt.Sprintf("%063d", i)] = long[:255]
+	}
+	if err := fleet.CheckSpec(spec); err != nil {
+		t.Fatal(err)
+	}
+	r := fleet.Resources{}
+	for i := range fleet.MaxGPUs {
+		r.GPUs = append(r.GPUs, gpu.UUID(fmt.Sprintf("GPU-%03d", i)))
+	}
+	m := DesiredSet{fleet.Desired{Assignments: []fleet.Assignment{{Task: "t1", Spec: spec, Resources: r}}}}
+	if err := NewConn(&bytes.Buffer{}, MaxControl).Send(m); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestReceiverChecksToo sends what an honest sender cannot.
 func TestReceiverChecksToo(t *testing.T) {
 	for name, e := range map[string]*pb.Envelope{

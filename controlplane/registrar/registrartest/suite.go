@@ -28,10 +28,10 @@ type Registrar interface {
 	Leadership() <-chan registrar.Leadership
 }
 
-// Run holds a registrar that leads, or will shortly, to the contract. make
+// Run holds a registrar that leads, or will shortly, to the contract. open
 // returns a new, empty one and cleans up after the test; one with a Close
 // method is also tested for what Close does.
-func Run(t *testing.T, make func(t *testing.T) Registrar) {
+func Run(t *testing.T, open func(t *testing.T) Registrar) {
 	for _, tc := range []struct {
 		name string
 		test func(*testing.T, Registrar)
@@ -49,7 +49,7 @@ func Run(t *testing.T, make func(t *testing.T) Registrar) {
 		{"close", closing},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := make(t)
+			r := open(t)
 			AwaitLeading(t, r)
 			tc.test(t, r)
 		})
@@ -308,20 +308,15 @@ func followerFull(t *testing.T, r Registrar) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	total := 2*cap(entries) + 1
-	go func() { // one entry each, more than the channel holds
-		for i := range total {
-			if _, err := r.Propose(t.Context(), SetRole("a", int64(i+1))); err != nil {
-				done <- err
-				return
-			}
-		}
-		done <- nil
-	}()
-	for len(entries) < cap(entries) {
-		r.Stale(func(*state.State) {}) // never held up by a follower
+	for i := range cap(entries) { // one entry each
+		Propose(t, r, SetRole("a", int64(i+1)))
 	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.Propose(t.Context(), Submit("t1"))
+		done <- err
+	}()
+	r.Stale(func(*state.State) {}) // never held up by a follower
 	stop()
 	if err := <-done; err != nil {
 		t.Error(err)

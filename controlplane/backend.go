@@ -1,0 +1,114 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/allocator"
+	"github.com/tenderfleet/tender/controlplane/api"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/registrar"
+	"github.com/tenderfleet/tender/controlplane/sessions"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+	"github.com/tenderfleet/tender/transport/wire"
+)
+
+var _ api.Backend = (*Replica)(nil)
+
+// Propose commits commands through the trio.
+func (r *Replica) Propose(ctx context.Context, cmds ...state.Command) ([]state.Result, error) {
+	return r.raft.Propose(ctx, cmds...)
+}
+
+// Read gives fn the state as the trio agreed on it, not older than the call.
+func (r *Replica) Read(ctx context.Context, fn func(*state.State)) error {
+	return r.raft.Read(ctx, fn)
+}
+
+// current returns this replica's term as leader, or who leads instead.
+func (r *Replica) current() (*term, error) {
+	if t := r.lead.Load(); t != nil {
+		return t, nil
+	}
+	id, addr := r.raft.Leader()
+	return nil, &registrar.NotLeaderError{Leader: id, Addr: addr}
+}
+
+// Soft returns what only the leader knows: offers, connections, readings.
+func (r *Replica) Soft(ctx context.Context) (api.Soft, error) {
+	t, err := r.current()
+	if err != nil {
+		return api.Soft{}, err
+	}
+	soft := api.Soft{Agents: map[fleet.AgentID]api.AgentSoft{}}
+	err = t.query(ctx, func(l *leader.Leader) {
+		soft.Offers = l.Offers()
+		for _, id := range state.SortedKeys(l.State().Agents) {
+			soft.Agents[id] = api.AgentSoft{Free: l.Free(id)}
+		}
+	})
+	for id, a := range soft.Agents {
+		s, connected := r.mgr.Soft(id)
+		a.Connected, a.Since, a.LastSeen = connected, s.Since, s.LastSeen
+		a.Link, a.Remote, a.Version, a.Readings = s.Link, s.Remote, s.Version, s.Readings
+		soft.Agents[id] = a
+	}
+	return soft, err
+}
+
+// Why explains a waiting task.
+func (r *Replica) Why(ctx context.Context, id fleet.TaskID) (refusals []allocator.Refusal, never bool, err error) {
+	t, err := r.current()
+	if err != nil {
+		return nil, false, err
+	}
+	err = t.query(ctx, func(l *leader.Leader) { refusals, never = l.Why(time.Now(), id) })
+	return refusals, never, err
+}
+
+// Logs reads a task's output through its agent's own session.
+func (r *Replica) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest, emit func(stderr bool, data []byte) error) error {
+	if _, err := r.current(); err != nil {
+		return err
+	}
+	var agent fleet.AgentID
+	known := false
+	if err := r.raft.Read(ctx, func(s *state.State) {
+		if t := s.Tasks[id]; t != nil {
+			agent, known = t.Agent, true
+		}
+	}); err != nil {
+		return err
+	}
+	switch {
+	case !known:
+		return &state.Error{Kind: state.NotFound, Text: fmt.Sprintf("no task %s; list them with: tender ps --all", id)}
+	case agent == "":
+		return &state.Error{Kind: state.Conflict, Text: fmt.Sprintf("task %s has not been placed yet, so it has no output; see: tender why %s", id, id)}
+	}
+	o.Task = id
+	err := r.mgr.Logs(ctx, agent, o, emit)
+	if errors.Is(err, sessions.ErrNotConnected) {
+		return &state.Error{Kind: state.Conflict, Text: fmt.Sprintf("agent %s, which holds the output, is not connected; try again when 'tender agents' shows it", agent)}
+	}
+	var refused *sessions.RefusedError
+	if errors.As(err, &refused) {
+		return &state.Error{Kind: state.NotFound, Text: refused.Refusal.Text}
+	}
+	return err
+}
+
+// Status tells of this replica and the trio. It never blocks.
+func (r *Replica) Status() api.Status {
+	id, addr := r.raft.Leader()
+	st := api.Status{ID: r.self.ID, Addr: r.self.Addr, Leader: id, LeaderAddr: addr}
+	for _, m := range r.raft.Replicas() {
+		st.Replicas = append(st.Replicas, api.ReplicaStatus{
+			ID: m.ID, Addr: m.Addr, Voter: m.Voter, Leader: m.Leader, LastContact: m.LastContact,
+		})
+	}
+	return st
+}

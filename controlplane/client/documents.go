@@ -1,0 +1,290 @@
+package client
+
+import (
+	"time"
+
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Submit asks for a task that runs once. Memory and disk are in MiB, or with a
+// unit (see ParseMem).
+type Submit struct {
+	// Name is for people and begins the id; without one the image's is taken.
+	Name      string            `json:"name,omitempty"`
+	Image     string            `json:"image"`
+	Command   []string          `json:"command,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	WorkDir   string            `json:"workdir,omitempty"`
+	User      string            `json:"user,omitempty"`
+	ReadOnly  bool              `json:"read_only,omitempty"`
+	Network   string            `json:"network,omitempty"`
+	PIDs      int64             `json:"pids,omitempty"`
+	KillGrace Duration          `json:"kill_grace,omitzero"`
+	Role      string            `json:"role,omitempty"`
+	CPUs      Amount            `json:"cpus,omitempty"`
+	Mem       Amount            `json:"mem,omitempty"`
+	Disk      Amount            `json:"disk,omitempty"`
+	// GPUs must be a whole number.
+	GPUs      Amount `json:"gpus,omitempty"`
+	GPUMemory Amount `json:"gpu_memory,omitempty"`
+	GPUModel  string `json:"gpu_model,omitempty"`
+	Site      string `json:"site,omitempty"`
+	Agent     string `json:"agent,omitempty"`
+	// Labels are labels that the agent must carry.
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Task is one task. Env has no values: they may be secrets.
+type Task struct {
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	Framework string     `json:"framework"`
+	Role      string     `json:"role"`
+	State     string     `json:"state"` // TASK_RUNNING, ...
+	Message   string     `json:"message,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+	ExitCode  *int       `json:"exit_code,omitempty"`
+	Signal    int        `json:"signal,omitempty"`
+	OOM       bool       `json:"out_of_memory,omitempty"`
+	Stopping  bool       `json:"stopping,omitempty"`
+	Waiting   *Waiting   `json:"waiting,omitempty"`
+	Agent     string     `json:"agent,omitempty"`
+	Submitted time.Time  `json:"submitted"`
+	Launched  time.Time  `json:"launched,omitzero"`
+	Ended     time.Time  `json:"ended,omitzero"`
+	Needs     Needs      `json:"needs"`
+	Resources *Resources `json:"resources,omitempty"`
+	Image     string     `json:"image"`
+	Command   []string   `json:"command,omitempty"`
+	Env       []string   `json:"env,omitempty"`
+	WorkDir   string     `json:"workdir,omitempty"`
+	User      string     `json:"user,omitempty"`
+	ReadOnly  bool       `json:"read_only,omitempty"`
+	Network   string     `json:"network,omitempty"`
+	PIDs      int64      `json:"pids,omitempty"`
+	KillGrace Duration   `json:"kill_grace,omitzero"`
+	History   []Status   `json:"history,omitempty"`
+	// Revision changes whenever something here does that people wait for.
+	Revision string `json:"revision"`
+}
+
+// Terminal reports whether the task has ended for good.
+func (t Task) Terminal() bool {
+	s, err := fleet.ParseTaskState(t.State)
+	return err == nil && s.Terminal()
+}
+
+// Status is one state that a task was in.
+type Status struct {
+	Time     time.Time `json:"time"`
+	State    string    `json:"state"`
+	Message  string    `json:"message,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	ExitCode *int      `json:"exit_code,omitempty"`
+	Signal   int       `json:"signal,omitempty"`
+	OOM      bool      `json:"out_of_memory,omitempty"`
+}
+
+// Waiting says in one line why a task is not placed. Never: no agent could
+// hold it even if nothing else ran there.
+type Waiting struct {
+	Reason string `json:"reason"`
+	Never  bool   `json:"never,omitempty"`
+}
+
+// Needs is what a task asked for.
+type Needs struct {
+	CPUs      Amount            `json:"cpus"`
+	Mem       Amount            `json:"mem"`
+	Disk      Amount            `json:"disk"`
+	GPUs      int               `json:"gpus"`
+	GPUMemory int64             `json:"gpu_memory,omitempty"`
+	GPUModel  string            `json:"gpu_model,omitempty"`
+	Site      string            `json:"site,omitempty"`
+	Agent     string            `json:"agent,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// Resources is what an agent has, an offer holds or a task uses. Mem and Disk
+// are in MiB, GPUs are UUIDs.
+type Resources struct {
+	CPUs Amount   `json:"cpus"`
+	Mem  Amount   `json:"mem"`
+	Disk Amount   `json:"disk"`
+	GPUs []string `json:"gpus"`
+}
+
+// Why says what each agent lacks for a waiting task.
+type Why struct {
+	Task    string    `json:"task"`
+	State   string    `json:"state"`
+	Waiting *Waiting  `json:"waiting,omitempty"`
+	Agents  []Refusal `json:"agents"`
+}
+
+// Refusal is why one agent cannot hold a task now.
+type Refusal struct {
+	Agent  string `json:"agent"`
+	Reason string `json:"reason"`
+}
+
+// States of an agent.
+const (
+	AgentConnected    = "connected"
+	AgentDisconnected = "disconnected"
+	AgentUnreachable  = "unreachable" // away for so long that its tasks are too
+	AgentRevoked      = "revoked"
+)
+
+// Agent is one machine of the fleet.
+type Agent struct {
+	ID       string            `json:"id"`
+	Site     string            `json:"site,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Hostname string            `json:"hostname,omitempty"`
+	State    string            `json:"state"`
+	// Link is what carries its session, such as "quic".
+	Link     string    `json:"link,omitempty"`
+	Remote   string    `json:"remote,omitempty"`
+	Version  string    `json:"version,omitempty"`
+	Joined   time.Time `json:"joined"`
+	Since    time.Time `json:"connected_since,omitzero"`
+	LastSeen time.Time `json:"last_seen,omitzero"`
+	// CertDaysLeft counts whole days; it is negative once the certificate has
+	// ended.
+	CertNotAfter time.Time  `json:"cert_not_after,omitzero"`
+	CertDaysLeft *int       `json:"cert_days_left,omitempty"`
+	Total        Resources  `json:"total"`
+	Free         *Resources `json:"free,omitempty"`
+	GPUs         []GPU      `json:"gpus"`
+	Tasks        []string   `json:"tasks"`
+	Readings     *Readings  `json:"readings,omitempty"`
+}
+
+// Readings is what an agent last read off its machine.
+type Readings struct {
+	Time       time.Time `json:"time"`
+	CPUPercent int       `json:"cpu_percent"`
+	FreeMem    int64     `json:"free_mem"`
+	FreeDisk   int64     `json:"free_disk"`
+	Running    int       `json:"running"`
+	Spooled    int       `json:"spooled"`
+	// Runtime is what is wrong with the container runtime, empty when nothing.
+	Runtime string `json:"runtime,omitempty"`
+}
+
+// GPU is one device, whole or a MIG slice.
+type GPU struct {
+	UUID    string      `json:"uuid"`
+	Model   string      `json:"model"`
+	Memory  int64       `json:"memory"` // MiB
+	Compute string      `json:"compute,omitempty"`
+	Driver  string      `json:"driver,omitempty"`
+	Parent  string      `json:"parent,omitempty"`
+	Profile string      `json:"profile,omitempty"`
+	Health  string      `json:"health"`
+	Reason  string      `json:"reason,omitempty"`
+	Task    string      `json:"task,omitempty"`
+	Reading *GPUReading `json:"reading,omitempty"`
+}
+
+// GPUReading is a device's momentary state.
+type GPUReading struct {
+	UtilPercent  int   `json:"util_percent"` // -1: not told
+	MemoryUsed   int64 `json:"memory_used"`
+	TemperatureC int   `json:"temperature_c"`
+	PowerMW      int64 `json:"power_mw"`
+}
+
+// Offer is a lease that is out.
+type Offer struct {
+	ID        string            `json:"id"`
+	Framework string            `json:"framework"`
+	Role      string            `json:"role"`
+	Agent     string            `json:"agent"`
+	Site      string            `json:"site,omitempty"`
+	Hostname  string            `json:"hostname,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Resources Resources         `json:"resources"`
+	GPUs      []GPU             `json:"gpus"`
+	Expires   time.Time         `json:"expires"`
+}
+
+// Replica is one member of the control plane as the asked one sees it.
+type Replica struct {
+	ID          string    `json:"id"`
+	Addr        string    `json:"addr"`
+	Voter       bool      `json:"voter"`
+	Leader      bool      `json:"leader"`
+	Self        bool      `json:"self"`
+	LastContact time.Time `json:"last_contact,omitzero"`
+}
+
+// Replicas is the control plane as the asked replica sees it.
+type Replicas struct {
+	Self     string    `json:"self"`
+	Leader   string    `json:"leader,omitempty"`
+	Term     uint64    `json:"term"`
+	Replicas []Replica `json:"replicas"`
+}
+
+// CreateToken asks for a join token. Kind is agent unless given; Site and
+// Labels are for agents.
+type CreateToken struct {
+	Kind   string            `json:"kind,omitempty"`
+	Site   string            `json:"site,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+	Uses   int               `json:"uses,omitempty"`
+	TTL    Duration          `json:"ttl,omitzero"`
+}
+
+// Token is a join token. Line is the whole join line; only the answer to
+// CreateToken has it, for nobody stores the secret in it.
+type Token struct {
+	ID      string            `json:"id"` // the first digits of the secret's hash
+	Kind    string            `json:"kind"`
+	Site    string            `json:"site,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Uses    int               `json:"uses_left"`
+	Created time.Time         `json:"created"`
+	Expires time.Time         `json:"expires"`
+	Line    string            `json:"line,omitempty"`
+}
+
+// Version is what a program was built from.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go,omitempty"`
+}
+
+// The answers that hold lists. Omitted counts what a limit left out.
+type (
+	TaskList struct {
+		Tasks   []Task `json:"tasks"`
+		Omitted int    `json:"omitted,omitempty"`
+	}
+	AgentList struct {
+		Agents []Agent `json:"agents"`
+	}
+	OfferList struct {
+		Offers []Offer `json:"offers"`
+	}
+	TokenList struct {
+		Tokens []Token `json:"tokens"`
+	}
+)
+
+// Stop asks for the end of a task. Without Grace the task's own is taken.
+type Stop struct {
+	Grace *Duration `json:"grace,omitempty"`
+}
+
+// LogFrame is one line of a log stream: a piece of output, the end, or what
+// went wrong.
+type LogFrame struct {
+	Stream string   `json:"stream,omitempty"` // "stdout", "stderr"
+	Data   []byte   `json:"data,omitempty"`
+	End    bool     `json:"end,omitempty"`
+	Error  *Problem `json:"error,omitempty"`
+}

@@ -1,0 +1,244 @@
+package controlplane
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/authority"
+	"github.com/tenderfleet/tender/pki/enroll"
+	"github.com/tenderfleet/tender/transport"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Lives of certificates. Agents are renewed at 50 to 80 % of theirs.
+const (
+	rootLife         = 10 * 365 * 24 * time.Hour
+	intermediateLife = 2 * 365 * 24 * time.Hour
+	leafLife         = 7 * 24 * time.Hour
+)
+
+// InitOptions describe the first replica.
+type InitOptions struct {
+	DataDir     string
+	ID          fleet.ReplicaID
+	Addr        string // advertised HOST:PORT
+	TrustDomain string
+}
+
+// Initialised tells people what Init has made.
+type Initialised struct {
+	Pin            string
+	RootKeyFile    string
+	PassphraseFile string
+	OperatorDir    string
+}
+
+// Init makes the trust root, the first replica's authority and certificate,
+// and a credential for the operator. It touches nothing in a directory that
+// already holds a replica.
+func Init(ctx context.Context, o InitOptions) (Initialised, error) {
+	d := layout(o.DataDir)
+	if err := errors.Join(pki.CheckTrustDomain(o.TrustDomain), fleet.CheckID("replica id", string(o.ID))); err != nil {
+		return Initialised{}, err
+	}
+	if err := d.fresh(); err != nil {
+		return Initialised{}, err
+	}
+	now := time.Now()
+	root, rootKey, err := pki.NewRoot(o.TrustDomain, now, rootLife)
+	if err != nil {
+		return Initialised{}, fmt.Errorf("make root: %w", err)
+	}
+	if err := d.sealRoot(rootKey); err != nil {
+		return Initialised{}, err
+	}
+	interKey, csr, err := newKeyAndCSR()
+	if err != nil {
+		return Initialised{}, err
+	}
+	inter, err := pki.SignIntermediate(root, rootKey, csr, o.TrustDomain, now, intermediateLife)
+	if err != nil {
+		return Initialised{}, fmt.Errorf("sign intermediate: %w", err)
+	}
+	if err := d.saveIntermediate(interKey, inter); err != nil {
+		return Initialised{}, err
+	}
+	auth, err := authority.New(authority.Config{TrustDomain: o.TrustDomain, Root: root, Intermediate: inter, IntermediateKey: interKey})
+	if err != nil {
+		return Initialised{}, err
+	}
+	bundle, err := pki.NewBundle(1, root)
+	if err != nil {
+		return Initialised{}, err
+	}
+	self := identity{ID: o.ID, TrustDomain: o.TrustDomain, Addr: o.Addr, Bootstrap: true}
+	if err := issue(ctx, auth, bundle, self.spiffe(), d.pki()); err != nil {
+		return Initialised{}, err
+	}
+	op := pki.Identity{TrustDomain: o.TrustDomain, Kind: pki.KindOperator, ID: "admin"}
+	if err := issue(ctx, auth, bundle, op, d.operator()); err != nil {
+		return Initialised{}, err
+	}
+	// Last: a directory with replica.json is complete.
+	if err := d.save(self); err != nil {
+		return Initialised{}, err
+	}
+	return Initialised{Pin: pki.Pin(root), RootKeyFile: d.rootKey(), PassphraseFile: d.passphrase(), OperatorDir: d.operator()}, nil
+}
+
+// sealRoot writes the root key encrypted. The passphrase lies beside it until
+// all replicas have joined: then the operator takes both away.
+func (d layout) sealRoot(key crypto.Signer) error {
+	passphrase := []byte(rand.Text())
+	sealed, err := authority.SealKey(key, passphrase)
+	if err != nil {
+		return fmt.Errorf("seal root key: %w", err)
+	}
+	if err := writeFile(d.rootKey(), sealed); err != nil {
+		return fmt.Errorf("write root key: %w", err)
+	}
+	if err := writeFile(d.passphrase(), passphrase); err != nil {
+		return fmt.Errorf("write passphrase: %w", err)
+	}
+	return nil
+}
+
+// openRoot reads the root key if it and its passphrase are on this machine.
+func (d layout) openRoot() (crypto.Signer, error) {
+	sealed, err := os.ReadFile(d.rootKey())
+	if err != nil {
+		return nil, err
+	}
+	passphrase, err := os.ReadFile(d.passphrase())
+	if err != nil {
+		return nil, err
+	}
+	return authority.OpenKey(sealed, passphrase)
+}
+
+func newKeyAndCSR() (crypto.Signer, []byte, error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, nil, fmt.Errorf("make key: %w", err)
+	}
+	csr, err := pki.NewCSR(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make request: %w", err)
+	}
+	return key, csr, nil
+}
+
+func (d layout) saveIntermediate(key crypto.Signer, cert *x509.Certificate) error {
+	data, err := pki.EncodeKey(key)
+	if err != nil {
+		return fmt.Errorf("save intermediate: %w", err)
+	}
+	if err := writeFile(d.interKey(), data); err != nil {
+		return fmt.Errorf("save intermediate: %w", err)
+	}
+	if err := writeFile(d.interCert(), pemCert(cert)); err != nil {
+		return fmt.Errorf("save intermediate: %w", err)
+	}
+	return nil
+}
+
+// issue makes a key, has it signed and stores the credential.
+func issue(ctx context.Context, auth *authority.Authority, bundle *pki.Bundle, id pki.Identity, dir string) error {
+	key, csr, err := newKeyAndCSR()
+	if err != nil {
+		return err
+	}
+	chain, err := auth.Sign(ctx, id, csr, leafLife)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", id.Short(), err)
+	}
+	cred, err := pki.NewCredential(chain, key, bundle)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", id.Short(), err)
+	}
+	if err := pki.SaveDir(dir, cred); err != nil {
+		return fmt.Errorf("store %s: %w", id.Short(), err)
+	}
+	return nil
+}
+
+// JoinOptions describe a further replica.
+type JoinOptions struct {
+	DataDir string
+	ID      fleet.ReplicaID // proposed; the control plane may add to it
+	Addr    string          // advertised HOST:PORT
+}
+
+// Join makes this machine a replica of an existing control plane. Its keys are
+// made here and stay here. It serves once 'tenderd run' has started.
+func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaID, error) {
+	d := layout(o.DataDir)
+	if line.Kind != pki.KindReplica {
+		return "", fmt.Errorf("this join line admits a %s; make one for a replica with: tender token create --kind replica", line.Kind)
+	}
+	if err := fleet.CheckID("replica id", string(o.ID)); err != nil {
+		return "", err
+	}
+	if err := d.fresh(); err != nil {
+		return "", err
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		return "", fmt.Errorf("make key: %w", err)
+	}
+	interKey, interCSR, err := newKeyAndCSR()
+	if err != nil {
+		return "", err
+	}
+	req, err := enroll.NewRequest(line, key, string(o.ID))
+	if err != nil {
+		return "", err
+	}
+	req.IntermediateCSR, req.Addr = interCSR, o.Addr
+	reply, err := transport.Enrol(ctx, line, req)
+	if err != nil {
+		return "", err
+	}
+	cred, err := reply.Credential(key)
+	if err != nil {
+		return "", err
+	}
+	if len(reply.Intermediate) == 0 {
+		return "", errors.New("the control plane sent no certificate for this replica's authority")
+	}
+	inter, err := x509.ParseCertificate(reply.Intermediate[0])
+	if err != nil {
+		return "", fmt.Errorf("intermediate certificate: %w", err)
+	}
+	if err := d.saveIntermediate(interKey, inter); err != nil {
+		return "", err
+	}
+	if err := pki.SaveDir(d.pki(), cred); err != nil {
+		return "", err
+	}
+	self := identity{ID: fleet.ReplicaID(cred.Identity.ID), TrustDomain: cred.Identity.TrustDomain, Addr: o.Addr}
+	return self.ID, d.save(self)
+}
+
+// rootSigner returns what signs new replicas' authorities, nil where the root
+// key has been taken away.
+func (d layout) rootSigner(trustDomain string, root *x509.Certificate) (func(context.Context, []byte) (*x509.Certificate, error), error) {
+	key, err := d.openRoot()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open root key: %w", err)
+	}
+	return func(_ context.Context, csr []byte) (*x509.Certificate, error) {
+		return pki.SignIntermediate(root, key, csr, trustDomain, time.Now(), intermediateLife)
+	}, nil
+}

@@ -1,0 +1,308 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tenderfleet/tender/controlplane/framework"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/registrar"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/transport"
+	"github.com/tenderfleet/tender/transport/fleet"
+	"github.com/tenderfleet/tender/transport/wire"
+)
+
+// campaign runs the leader whenever this replica leads.
+func (r *Replica) campaign(ctx context.Context) error {
+	for l := range r.raft.Leadership() {
+		for l.Leading && ctx.Err() == nil {
+			next, err := r.leadUntil(ctx, l)
+			if err != nil && ctx.Err() == nil {
+				r.log.Warn("leading ended", "term", l.Term, "error", err)
+			}
+			if next == nil {
+				return ctx.Err()
+			}
+			l = *next
+		}
+	}
+	return ctx.Err()
+}
+
+// leadUntil leads until leadership changes or the term's own loop fails, and
+// returns what comes next.
+func (r *Replica) leadUntil(ctx context.Context, l registrar.Leadership) (*registrar.Leadership, error) {
+	termCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- r.leadTerm(termCtx, l.Term) }()
+	select {
+	case next, ok := <-r.raft.Leadership():
+		cancel()
+		err := <-ended
+		if !ok {
+			return nil, err
+		}
+		return &next, err
+	case err := <-ended:
+		// The state is the truth: start anew from it, after a breath.
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+		if leading, _ := r.raft.Leader(); leading != r.self.ID {
+			return &registrar.Leadership{}, err
+		}
+		return &l, err
+	}
+}
+
+// term is one term of this replica as leader: the loop that owns the core.
+type term struct {
+	r       *Replica
+	core    *leader.Leader
+	run     *framework.Run
+	queries chan func(*leader.Leader)
+	done    <-chan struct{}
+
+	mu      sync.Mutex
+	pending []state.Command
+	wake    chan struct{}
+}
+
+func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
+	g, ctx := errgroup.WithContext(ctx)
+	st, entries, err := r.raft.Follow(ctx)
+	if err != nil {
+		return fmt.Errorf("follow the log: %w", err)
+	}
+	t := &term{r: r, queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1)}
+	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
+	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
+	events := r.mgr.Lead(number)
+	defer r.mgr.Yield("another replica leads")
+	r.lead.Store(t)
+	defer r.lead.CompareAndSwap(t, nil)
+	r.log.Info("leading", "term", number)
+	g.Go(func() error { return t.loop(ctx, events, entries) })
+	g.Go(func() error { return t.propose(ctx) })
+	g.Go(func() error { return r.tend(ctx) })
+	return g.Wait()
+}
+
+// loop owns the core: nothing else touches it.
+func (t *term) loop(ctx context.Context, events <-chan leader.Event, entries <-chan registrar.Entry) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	t.feed(t.run.Start())
+	for {
+		select {
+		case <-ctx.Done():
+			// The follower must be drained until its channel closes.
+			for range entries { //nolint:revive // draining is the point
+			}
+			return ctx.Err()
+		case e, ok := <-entries:
+			if !ok {
+				return errors.New("the log jumped")
+			}
+			t.step(leader.Committed{Index: e.Index, Commands: e.Commands})
+			t.feed(t.run.Step(framework.Committed{Commands: e.Commands}))
+		case ev := <-events:
+			t.step(ev)
+		case <-tick.C:
+			t.step(leader.Tick{})
+		case q := <-t.queries:
+			q(t.core)
+		}
+	}
+}
+
+func (t *term) feed(calls []leader.Event) {
+	for _, c := range calls {
+		t.step(c)
+	}
+}
+
+func (t *term) step(ev leader.Event) {
+	for _, act := range t.core.Step(time.Now(), ev) {
+		t.perform(act)
+	}
+}
+
+var closeCodes = map[leader.Cause]transport.Code{
+	leader.CauseRevoked:  transport.CodeRevoked,
+	leader.CauseReplaced: transport.CodeReplaced,
+	leader.CauseUnknown:  transport.CodeUnknownAgent,
+}
+
+func (t *term) perform(act leader.Action) {
+	m := t.r.mgr
+	switch act := act.(type) {
+	case leader.Propose:
+		t.enqueue(act.Command)
+	case leader.Offer:
+		if act.Framework == framework.RunID {
+			t.feed(t.run.Step(framework.Offers{Offers: act.Offers}))
+		}
+	case leader.Update:
+		if act.Framework == framework.RunID {
+			t.feed(t.run.Step(framework.Updated{Status: act.Status}))
+		}
+	case leader.Assign:
+		m.Send(act.Agent, act.Session, wire.DesiredSet{Desired: act.Desired})
+	case leader.Ack:
+		m.Send(act.Agent, act.Session, wire.Acks{Acks: []wire.Ack{{Task: act.Task, Update: act.Update, Generation: act.Generation}}})
+	case leader.Disconnect:
+		m.Disconnect(act.Agent, act.Session, closeCodes[act.Cause], string(act.Cause))
+	case leader.Rescind:
+	}
+}
+
+func (t *term) enqueue(c state.Command) {
+	t.mu.Lock()
+	t.pending = append(t.pending, c)
+	t.mu.Unlock()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// propose commits what the core proposes, in order: all that has come while
+// the last entry was on its way goes into the next. An error ends the term: an
+// outcome that is not known cannot be worked with, only read back.
+func (t *term) propose(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.wake:
+		}
+		t.mu.Lock()
+		batch := t.pending
+		t.pending = nil
+		t.mu.Unlock()
+		for len(batch) > 0 {
+			n := min(len(batch), registrar.MaxCommands/2)
+			if _, err := t.r.raft.Propose(ctx, batch[:n]...); err != nil {
+				return fmt.Errorf("commit: %w", err)
+			}
+			batch = batch[n:]
+		}
+	}
+}
+
+// query runs fn in the leader's loop.
+func (t *term) query(ctx context.Context, fn func(*leader.Leader)) error {
+	done := make(chan struct{})
+	select {
+	case t.queries <- func(l *leader.Leader) { fn(l); close(done) }:
+		<-done
+		return nil
+	case <-t.done:
+		return registrar.ErrNotLeader
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tend does a new leader's chores: it records the trust domain and itself, and
+// makes voters of replicas that have joined and answer. Until they answer they
+// are not counted, so that a replica that never starts cannot stop the others.
+func (r *Replica) tend(ctx context.Context) error {
+	if err := r.introduce(ctx); err != nil {
+		return err
+	}
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		for _, n := range r.newcomers() {
+			if err := r.promote(ctx, n); err != nil && ctx.Err() == nil {
+				r.log.Debug("replica does not answer yet", "replica", n.ID, "error", err)
+			}
+		}
+	}
+}
+
+func (r *Replica) introduce(ctx context.Context) error {
+	b := r.bundle()
+	cmds := []state.Command{{Bootstrap: &state.Bootstrap{TrustDomain: r.self.TrustDomain, Bundle: b.PEM()}}}
+	known := false
+	r.raft.Stale(func(s *state.State) {
+		if s.TrustDomain != "" {
+			cmds = nil
+		}
+		rec := s.Replicas[r.self.ID]
+		known = rec != nil && rec.Addr == r.self.Addr && len(rec.Intermediate) > 0
+	})
+	if !known {
+		cmds = append(cmds, state.Command{PutReplica: &state.Replica{
+			ID: r.self.ID, Addr: r.self.Addr, Intermediate: r.auth.Intermediate().Raw, Joined: time.Now(),
+		}})
+	}
+	if len(cmds) == 0 {
+		return nil
+	}
+	for i := range cmds {
+		cmds[i].Time = time.Now()
+	}
+	if _, err := r.raft.Propose(ctx, cmds...); err != nil {
+		return fmt.Errorf("introduce this replica: %w", err)
+	}
+	return nil
+}
+
+// newcomers are admitted replicas that are not yet voters.
+func (r *Replica) newcomers() []state.Replica {
+	voters := map[fleet.ReplicaID]bool{}
+	for _, m := range r.raft.Replicas() {
+		voters[m.ID] = m.Voter
+	}
+	var out []state.Replica
+	r.raft.Stale(func(s *state.State) {
+		for _, id := range state.SortedKeys(s.Replicas) {
+			if !voters[id] {
+				out = append(out, *s.Replicas[id])
+			}
+		}
+	})
+	return out
+}
+
+func (r *Replica) promote(ctx context.Context, n state.Replica) error {
+	dialCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	s, err := r.port.Dial(dialCtx, n.Addr, transport.ALPNRaft, expectReplica(n.ID))
+	if err != nil {
+		return err
+	}
+	_ = s.Close(transport.CodeOK, "")
+	if err := r.raft.AddVoter(ctx, n.ID, n.Addr); err != nil {
+		return err
+	}
+	r.log.Info("replica joined the trio", "replica", n.ID, "addr", n.Addr)
+	return nil
+}
+
+func expectReplica(id fleet.ReplicaID) func(pki.Identity) error {
+	return func(got pki.Identity) error {
+		if got.Kind != pki.KindReplica || got.ID != string(id) {
+			return fmt.Errorf("%s answered instead of replica/%s", got.Short(), id)
+		}
+		return nil
+	}
+}

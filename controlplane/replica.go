@@ -1,0 +1,351 @@
+package controlplane
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tenderfleet/tender/controlplane/api"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/registrar"
+	"github.com/tenderfleet/tender/controlplane/sessions"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/authority"
+	"github.com/tenderfleet/tender/pki/enroll"
+	"github.com/tenderfleet/tender/transport"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// Config is how a replica serves.
+type Config struct {
+	DataDir string
+	// Listen is the address of the UDP and TCP port, ":7443" by default.
+	Listen string
+	// Socket is the path of the local API, empty for none.
+	Socket string
+	// Leader holds the offer cycle's times.
+	Leader leader.Config
+	Log    *slog.Logger
+	// Ready is called once, when all ports are open.
+	Ready func()
+}
+
+// Replica is one running member of the control plane.
+type Replica struct {
+	cfg   Config
+	dir   layout
+	self  identity
+	log   *slog.Logger
+	cred  *pki.Holder
+	root  *x509.Certificate
+	auth  *authority.Authority
+	port  *transport.Endpoint
+	raft  *registrar.Raft
+	mgr   *sessions.Manager
+	enrol *enroll.Server
+	lead  atomic.Pointer[term]
+	// opened is set when raft can be asked: handshakes begin before that.
+	opened atomic.Bool
+}
+
+// Run serves until ctx ends or a part fails for good. All goroutines have
+// ended when it returns.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Listen == "" {
+		cfg.Listen = ":" + DefaultPort
+	}
+	r, err := open(cfg)
+	if err != nil {
+		return err
+	}
+	return r.serve(ctx)
+}
+
+func open(cfg Config) (*Replica, error) {
+	r := &Replica{cfg: cfg, dir: layout(cfg.DataDir), log: cfg.Log}
+	var err error
+	if r.self, err = r.dir.load(); err != nil {
+		return nil, err
+	}
+	if err := r.openPKI(); err != nil {
+		return nil, err
+	}
+	reset, err := r.dir.resetKey()
+	if err != nil {
+		return nil, err
+	}
+	r.port, err = transport.Listen(transport.Config{
+		Addr: cfg.Listen, Holder: r.cred, Allow: r.allow, StatelessResetKey: reset, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.raft, err = registrar.Open(registrar.Config{
+		ID: r.self.ID, Addr: r.self.Addr, Dir: r.dir.raft(), Bootstrap: r.self.Bootstrap, Endpoint: r.port, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, r.port.Close())
+	}
+	r.opened.Store(true)
+	r.mgr = sessions.New(sessions.Config{
+		Replica: r.self.ID, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs, Renew: r.renew,
+		Leader: func() string { _, addr := r.raft.Leader(); return addr },
+		Agent:  r.agentRecord,
+	})
+	signIntermediate, err := r.dir.rootSigner(r.self.TrustDomain, r.root)
+	if err != nil {
+		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
+	}
+	r.enrol, err = enroll.NewServer(enroll.Config{
+		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
+		SignIntermediate: signIntermediate, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
+	}
+	return r, nil
+}
+
+func (r *Replica) openPKI() error {
+	cred, err := pki.LoadDir(r.dir.pki())
+	if err != nil {
+		return err
+	}
+	r.cred, r.root = pki.NewHolder(cred), cred.Bundle.Roots[0]
+	data, err := os.ReadFile(r.dir.interKey())
+	if err != nil {
+		return fmt.Errorf("open authority: %w", err)
+	}
+	key, err := pki.ParseKey(data)
+	if err != nil {
+		return fmt.Errorf("open authority: %w", err)
+	}
+	inter, err := readCert(r.dir.interCert())
+	if err != nil {
+		return fmt.Errorf("open authority: %w", err)
+	}
+	r.auth, err = authority.New(authority.Config{
+		TrustDomain: r.self.TrustDomain, Root: r.root, Intermediate: inter, IntermediateKey: key,
+	})
+	if err != nil {
+		return err
+	}
+	if time.Now().After(pki.RenewAt(cred.Leaf(), 0)) {
+		return r.renewSelf(context.Background())
+	}
+	return nil
+}
+
+// renewSelf signs this replica's next certificate with its own authority: a
+// replica that was off for long comes back without help.
+func (r *Replica) renewSelf(ctx context.Context) error {
+	old := r.cred.Get()
+	if err := issue(ctx, r.auth, old.Bundle, old.Identity, r.dir.pki()); err != nil {
+		return fmt.Errorf("renew own certificate: %w", err)
+	}
+	cred, err := pki.LoadDir(r.dir.pki())
+	if err != nil {
+		return fmt.Errorf("renew own certificate: %w", err)
+	}
+	r.cred.Set(cred)
+	r.log.Info("own certificate renewed", "not_after", cred.Leaf().NotAfter)
+	return nil
+}
+
+func (r *Replica) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	ln, err := net.Listen("tcp", r.cfg.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open the API's port: %w", err), r.raft.Close(), r.port.Close())
+	}
+	local, err := r.listenLocal()
+	if err != nil {
+		return errors.Join(err, ln.Close(), r.raft.Close(), r.port.Close())
+	}
+	handler := api.Handler(r, api.Options{Log: r.log, NewID: newID, Now: time.Now})
+	g.Go(func() error { return r.acceptAgents(ctx, g) })
+	g.Go(func() error { return r.acceptJoiners(ctx, g) })
+	g.Go(func() error { return r.campaign(ctx) })
+	g.Go(func() error { return r.renewing(ctx) })
+	g.Go(func() error {
+		return serveHTTP(ctx, tls.NewListener(ln, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), handler)
+	})
+	if local != nil {
+		g.Go(func() error { return serveHTTP(ctx, local, handler) })
+	}
+	g.Go(func() error {
+		// Ends what blocks on the ports. Raft goes first, so that a follower
+		// hears of it and the others elect at once.
+		<-ctx.Done()
+		return errors.Join(r.raft.Close(), r.port.Close())
+	})
+	r.log.Info("replica serves", "replica", r.self.ID, "addr", r.self.Addr, "listen", r.cfg.Listen)
+	if r.cfg.Ready != nil {
+		r.cfg.Ready()
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// listenLocal opens the API for this machine's root and the server's user.
+func (r *Replica) listenLocal() (net.Listener, error) {
+	path := r.cfg.Socket
+	if path == "" {
+		return nil, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("local API: %w", err)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		return nil, errors.Join(fmt.Errorf("local API: another process serves %s", path), c.Close())
+	}
+	_ = os.Remove(path) // left by a process that was killed
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("local API: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("local API: %w", err), ln.Close())
+	}
+	return ln, nil
+}
+
+func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve API: %w", err)
+	}
+	return nil
+}
+
+// allow decides in every handshake, on this replica's own copy of the state.
+func (r *Replica) allow(id pki.Identity, _ *x509.Certificate, alpn string) error {
+	if id.TrustDomain != r.self.TrustDomain {
+		return fmt.Errorf("%s is of another trust domain", id)
+	}
+	if (alpn == "h2" || alpn == "http/1.1" || alpn == "") && id.Kind != pki.KindOperator {
+		return fmt.Errorf("%s may not use the API", id.Short())
+	}
+	if !r.opened.Load() {
+		return errors.New("the replica is starting")
+	}
+	var revoked bool
+	r.raft.Stale(func(s *state.State) { _, revoked = s.Revoked[id.String()] })
+	if revoked {
+		return fmt.Errorf("%s is revoked", id.Short())
+	}
+	return nil
+}
+
+func (r *Replica) acceptAgents(ctx context.Context, g *errgroup.Group) error {
+	for {
+		s, err := r.port.Accept(ctx, transport.ALPNAgent)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error {
+			r.mgr.Serve(ctx, s)
+			return nil
+		})
+	}
+}
+
+func (r *Replica) acceptJoiners(ctx context.Context, g *errgroup.Group) error {
+	for {
+		s, err := r.port.Accept(ctx, transport.ALPNEnrol)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error {
+			r.admit(ctx, s)
+			return nil
+		})
+	}
+}
+
+// admit answers one stranger and ends the connection.
+func (r *Replica) admit(ctx context.Context, s transport.Session) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	st, err := s.Accept(ctx)
+	if err == nil && st.Kind() == transport.StreamEnrol {
+		_ = r.enrol.Serve(ctx, st, transport.RemoteAddr(s)) // logged there
+		_ = st.Close()
+		select { // closing at once would overtake the reply
+		case <-s.Context().Done():
+		case <-ctx.Done():
+		}
+	}
+	_ = s.Close(transport.CodeOK, "")
+}
+
+// renewing keeps this replica's own certificate fresh.
+func (r *Replica) renewing(ctx context.Context) error {
+	for {
+		at := pki.RenewAt(r.cred.Get().Leaf(), rand.Float64())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Until(at)):
+		}
+		if err := r.renewSelf(ctx); err != nil {
+			r.log.Error("own certificate not renewed", "error", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Minute):
+			}
+		}
+	}
+}
+
+func (r *Replica) bundle() *pki.Bundle { return r.cred.Get().Bundle }
+
+// addrs lists where agents may dial, the leader first.
+func (r *Replica) addrs() []string {
+	_, leading := r.raft.Leader()
+	var out []string
+	if leading != "" {
+		out = append(out, leading)
+	}
+	r.raft.Stale(func(s *state.State) {
+		for _, id := range state.SortedKeys(s.Replicas) {
+			if a := s.Replicas[id].Addr; a != leading {
+				out = append(out, a)
+			}
+		}
+	})
+	if len(out) == 0 {
+		out = append(out, r.self.Addr)
+	}
+	return out
+}
+
+func (r *Replica) agentRecord(id fleet.AgentID) *fleet.Agent {
+	var a *fleet.Agent
+	r.raft.Stale(func(s *state.State) { a = s.Agents[id] })
+	return a
+}

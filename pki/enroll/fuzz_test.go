@@ -1,0 +1,78 @@
+package enroll
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// Whatever is read and found good is written and read back the same, within
+// the limits.
+func roundTrip[T any](t *testing.T, got T, limit int, read func(*bytes.Buffer) (T, error)) {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := writeFrame(&buf, got, 8*limit); err != nil {
+		t.Fatal(err)
+	}
+	if buf.Len() > limit {
+		return // HTML escapes may make it longer than it came
+	}
+	again, err := read(&buf)
+	if err != nil {
+		t.Fatalf("%+v does not come back: %v", got, err)
+	}
+	if d := cmp.Diff(got, again, cmpopts.EquateEmpty()); d != "" {
+		t.Error(d)
+	}
+}
+
+func seed(f *testing.F, m any) {
+	var buf bytes.Buffer
+	if err := writeFrame(&buf, m, MaxReply); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(buf.Bytes())
+	f.Add(buf.Bytes()[:buf.Len()/2])
+}
+
+func FuzzRequest(f *testing.F) {
+	seed(f, Request{
+		Kind: "agent", Secret: "s3cret", Name: "gpu-01", Hostname: "gpu-01.lab", Labels: map[string]string{"site": "berlin"},
+		CSR: []byte{0x30, 0}, Capability: 1, Clock: 1700000000,
+	})
+	seed(f, Request{Kind: "replica", Secret: "s", Name: "r3", CSR: []byte{1}, IntermediateCSR: []byte{2}, Addr: "r3:8750", Capability: 1})
+	seed(f, json.RawMessage(`{"kind":"agent","admin":true}`))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		req, err := readRequest(bytes.NewReader(in))
+		if err == nil {
+			roundTrip(t, req, MaxRequest, func(b *bytes.Buffer) (Request, error) { return readRequest(b) })
+		}
+	})
+}
+
+func FuzzReply(f *testing.F) {
+	seed(f, Reply{
+		Identity: "spiffe://fleet.example/agent/a1", Chain: [][]byte{{1}, {2}, {3}}, Bundle: []byte("pem"),
+		BundleVersion: 1, Replicas: []string{"r1:8750"}, Intermediate: [][]byte{{4}},
+	})
+	seed(f, Reply{Refusal: &Refusal{Code: CodeNotLeader, Text: "r2 leads\x1b[2J", Leader: "r2:8750", RetryMillis: 1000}})
+	f.Add([]byte{0, 1, 0, 1})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		reply, err := readReply(bytes.NewReader(in))
+		if err == nil {
+			roundTrip(t, reply, MaxReply, func(b *bytes.Buffer) (Reply, error) { return readReply(b) })
+		}
+	})
+}
+
+// What a replica says ends on a terminal and must not drive it.
+func TestRefusalTextIsPlain(t *testing.T) {
+	r := Reply{Refusal: &Refusal{Code: CodeBusy, Text: "wait\x1b[2J\r\n" + string(make([]byte, 5000))}}
+	if err := r.Check(); err != nil || r.Refusal.Text != "wait[2J" {
+		t.Errorf("%q, %v", r.Refusal.Text, err)
+	}
+}

@@ -1,0 +1,5 @@
+package leader
+
+import "time"
+
+var now = time.Now() // tests may

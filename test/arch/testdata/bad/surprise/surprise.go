@@ -1,0 +1,2 @@
+// Package other is called otherwise.
+package surprise

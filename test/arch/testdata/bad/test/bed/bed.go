@@ -1,0 +1,2 @@
+// Package bed helps tests.
+package bed
