@@ -70,7 +70,3 @@ func (p *Problem) Error() string {
 	}
 	return p.Detail
 }
-
-// transient reports whether the same request may succeed a little later,
-// having had no effect.
-func (p *Problem) transient() bool { return p.Code == CodeNoLeader || p.Code == CodeBusy }

@@ -163,6 +163,7 @@ func TestLaggingReplicaTakesASnapshot(t *testing.T) {
 	lagging.socket.off.Store(false)
 	c.agree()
 	n := 0
+	fmt.Fprintln(os.Stderr, "len entries", len(entries), c.all[0].XStats(), lagging.XStats())
 	for range entries { // closed: no entries lead to a snapshot
 		n++
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -95,7 +96,7 @@ func (c *trio) up(id, addr string, bootstrap bool) *replica {
 	}
 	r.cfg = registrar.Config{
 		ID: fleet.ReplicaID(id), Addr: r.endpoint.Addr().String(), Bootstrap: bootstrap,
-		Endpoint: r.endpoint, Log: slog.New(slog.NewTextHandler(c.tb.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
+		Endpoint: r.endpoint, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if c.dir != "" {
 		r.cfg.Dir = filepath.Join(c.dir, id)

@@ -16,10 +16,11 @@
 //
 // The devices cgroup of the container, and nothing else. It denies every device
 // except those that the specification names, and Apply refuses a specification
-// that does not deny all, or that allows all of a kind or any GPU again. A task gets the node of each of its cards (and of each MIG slice the
-// two capability nodes), with "rw" and no right to make nodes, and the control
-// nodes that all GPU tasks share: nvidiactl, nvidia-uvm, nvidia-uvm-tools and
-// nvidia-modeset. On those the driver itself keeps the tasks apart.
+// that does not deny all, or that allows all of a kind or any GPU again. A task
+// gets the node of each of its cards (and of each MIG slice the two capability
+// nodes), with "rw" and no right to make nodes, and the control nodes that all
+// GPU tasks share: nvidiactl, nvidia-uvm, nvidia-uvm-tools and nvidia-modeset.
+// On those the driver itself keeps the tasks apart.
 //
 // A node's number is read from the node, by lstat, when the task starts. It
 // must be a character device and, for a card, bear the driver's major number

@@ -48,60 +48,66 @@ func Join(ctx context.Context, rw io.ReadWriter, req Request) (Reply, error) {
 	return reply, nil
 }
 
+// ErrReply marks a reply that is not what the join line promised.
+var ErrReply = errors.New("the fleet's reply is not what the join line promised")
+
 // Verify reports whether r is what line promised for the key of csrDER: the
 // pinned root is in the bundle, the chain leads to the bundle and names the
 // identity told, of the right kind and trust domain, and holds at now.
 func (r *Reply) Verify(line pki.JoinLine, csrDER []byte, now time.Time) error {
+	if err := r.verify(line, csrDER, now); err != nil {
+		return fmt.Errorf("%w: %w", ErrReply, err)
+	}
+	return nil
+}
+
+func (r *Reply) verify(line pki.JoinLine, csrDER []byte, now time.Time) error {
 	bundle, err := pki.ParseBundle(r.Bundle, r.BundleVersion)
 	if err != nil {
-		return fmt.Errorf("join reply: %w", err)
+		return err
 	}
 	if !slices.Contains(bundle.Pins(), line.Pin) {
-		return fmt.Errorf("join reply: %w: the trust bundle lacks the root %s", pki.ErrWrongPin, line.Pin)
+		return fmt.Errorf("%w: the trust bundle lacks the root %s", pki.ErrWrongPin, line.Pin)
 	}
 	id, err := r.identity()
 	if err != nil {
 		return err
 	}
-	if id.TrustDomain != line.TrustDomain || id.Kind != line.Kind {
-		return fmt.Errorf("join reply: certificate of %s, the join line is for a %s of %s", id, line.Kind, line.TrustDomain)
+	if id.TrustDomain != line.TrustDomain {
+		return fmt.Errorf("%w: certificate of %s, the join line is for %s", pki.ErrForeign, id, line.TrustDomain)
+	}
+	if id.Kind != line.Kind {
+		return fmt.Errorf("certificate of %s, the join line is for a %s", id, line.Kind)
 	}
 	leaf, err := x509.ParseCertificate(r.Chain[0])
 	if err != nil {
-		return fmt.Errorf("join reply: %w", err)
+		return err
 	}
 	csr, err := x509.ParseCertificateRequest(csrDER)
 	if err != nil {
 		return fmt.Errorf("join request: %w", err)
 	}
 	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, csr.RawSubjectPublicKeyInfo) {
-		return fmt.Errorf("join reply: %w", pki.ErrKeyMismatch)
+		return pki.ErrKeyMismatch
 	}
 	named, err := pki.IdentityOf(leaf)
 	if err != nil {
-		return fmt.Errorf("join reply: %w", err)
+		return err
 	}
 	if named != id {
-		return fmt.Errorf("join reply: %w: told %s, certified %s", pki.ErrIdentity, id, named)
+		return fmt.Errorf("%w: told %s, certified %s", pki.ErrIdentity, id, named)
 	}
 	c := pki.Credential{Identity: id, Bundle: bundle}
 	c.Chain.Certificate, c.Chain.Leaf = r.Chain, leaf
-	if err := c.Verify(now); err != nil {
-		return fmt.Errorf("join reply: %w", err)
-	}
-	return nil
+	return c.Verify(now)
 }
 
 func (r *Reply) identity() (pki.Identity, error) {
 	u, err := url.Parse(r.Identity)
 	if err != nil {
-		return pki.Identity{}, fmt.Errorf("join reply: %w: %w", pki.ErrIdentity, err)
+		return pki.Identity{}, fmt.Errorf("%w: %w", pki.ErrIdentity, err)
 	}
-	id, err := pki.ParseIdentity(u)
-	if err != nil {
-		return pki.Identity{}, fmt.Errorf("join reply: %w", err)
-	}
-	return id, nil
+	return pki.ParseIdentity(u)
 }
 
 // Credential puts a verified reply together with the key that asked.
@@ -254,8 +260,7 @@ func final(err error) bool {
 		return refusal.Final()
 	}
 	for _, kind := range []error{
-		pki.ErrWrongPin, pki.ErrExpired, pki.ErrNotYetValid, pki.ErrNotReplica, pki.ErrForeign,
-		pki.ErrIdentity, pki.ErrKeyMismatch, ErrMessage,
+		pki.ErrWrongPin, pki.ErrExpired, pki.ErrNotYetValid, pki.ErrNotReplica, ErrReply, ErrMessage,
 	} {
 		if errors.Is(err, kind) {
 			return true

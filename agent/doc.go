@@ -1,0 +1,19 @@
+// Package agent is the shell of one agent: it joins a control plane, keeps a
+// session with it, and carries out what the life-cycle core decides.
+//
+//	err := agent.Join(ctx, line, opts)   // once: key, certificate, addresses
+//	err := agent.Run(ctx, cfg)           // until ctx ends
+//
+// One goroutine owns the core (package lifecycle): events go in, actions come
+// out; what must be durable is written to the checkpoint before anything else
+// is done. Containers, the session, the devices and the clock are around it.
+//
+// Everything of an agent lies in one state directory:
+//
+//	pki/         key, certificate and trust bundle
+//	agent.json   where the replicas are
+//	agent.db     the checkpoint
+//	logs/        what tasks print
+//
+// A lost session stops nothing: tasks go on, updates wait in the checkpoint.
+package agent

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/agent/capacity"
+	"github.com/tenderfleet/tender/gpu"
+	"github.com/tenderfleet/tender/transport/fleet"
+	"github.com/tenderfleet/tender/transport/wire"
+)
+
+// lookEvery is how often totals, devices and the runtime are looked at.
+const lookEvery = 5 * time.Second
+
+// watch keeps what the agent declares true: at start, at each event of the
+// driver, and by looking again now and then.
+func (a *Agent) watch(ctx context.Context) error {
+	events := a.cfg.Devices.Events(ctx)
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		a.look(ctx)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case e, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+			a.log.Warn("GPU event", "gpu", e.UUID, "xid", e.XID, "health", e.Health.String(), "reason", e.Reason)
+		}
+	}
+}
+
+// look declares nothing while the container runtime does not answer: what is
+// offered could not be used.
+func (a *Agent) look(ctx context.Context) {
+	callCtx, cancel := context.WithTimeout(ctx, lookEvery)
+	defer cancel()
+	_, err := a.cfg.Executor.List(callCtx)
+	if ctx.Err() != nil {
+		return
+	}
+	a.setRuntime(err)
+	var c fleet.Capacity
+	devices, devErr := a.cfg.Devices.Inventory(callCtx)
+	if devErr != nil {
+		a.log.Warn("GPUs not read", "error", devErr)
+		a.mu.Lock()
+		devices = a.devices // what was known; health says the rest
+		a.mu.Unlock()
+	}
+	devices = slices.Clone(devices)
+	slices.SortFunc(devices, func(x, y gpu.Device) int { return cmp.Compare(x.UUID, y.UUID) })
+	c.Devices = devices
+	if err == nil {
+		c.Total = a.total(devices)
+	}
+	a.mu.Lock()
+	changed := !c.Equal(a.capacity)
+	a.capacity, a.devices = c, devices
+	l := a.link
+	a.mu.Unlock()
+	if changed {
+		a.log.Info("capacity", "total", c.Total.String(), "gpus", len(devices))
+		if l != nil {
+			l.queue(c)
+		}
+	}
+}
+
+func (a *Agent) total(devices []gpu.Device) fleet.Resources {
+	r, err := capacity.Machine(a.cfg.StateDir)
+	if err != nil {
+		a.log.Error("machine not read; nothing is offered", "error", err)
+		return fleet.Resources{}
+	}
+	o := a.cfg.Offer
+	for _, lim := range []struct {
+		have *fleet.Scalar
+		want *fleet.Scalar
+	}{{&r.CPUs, o.CPUs}, {&r.Mem, o.Mem}, {&r.Disk, o.Disk}} {
+		if lim.want != nil {
+			*lim.have = *lim.want
+		}
+	}
+	for _, d := range devices {
+		if d.Health == gpu.Healthy && !o.NoGPUs {
+			r.GPUs = append(r.GPUs, d.UUID)
+		}
+	}
+	fleet.SortGPUs(r.GPUs)
+	return r
+}
+
+// setRuntime notes whether the container runtime answers, and says so once.
+func (a *Agent) setRuntime(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	a.mu.Lock()
+	was := a.runtime
+	a.runtime = text
+	a.mu.Unlock()
+	switch {
+	case was == "" && text != "":
+		a.log.Error("the container runtime does not answer; nothing is offered until it does", "error", text)
+	case was != "" && text == "":
+		a.log.Info("the container runtime answers again")
+	}
+}
+
+// readings are the momentary state, sent with every beat.
+func (a *Agent) readings(ctx context.Context) wire.Readings {
+	r := fleet.Readings{Time: time.Now()}
+	a.meter.Read(a.cfg.StateDir, &r)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if g, err := a.cfg.Devices.Readings(ctx); err == nil {
+		r.GPUs = g
+	}
+	a.mu.Lock()
+	r.Tasks, r.Spooled, r.Runtime = a.running, a.spooled, a.runtime
+	a.mu.Unlock()
+	return wire.Readings{Readings: r}
+}

@@ -1,0 +1,157 @@
+// Package daemon is the command line of tender-agent. Besides join and run it
+// has two hidden commands under which the agent starts itself: log, the writer
+// of a task's output that outlives the agent, and nvml-probe, the process that
+// NVIDIA's library may take down without taking the agent along.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+
+	"github.com/tenderfleet/tender/agent"
+	"github.com/tenderfleet/tender/agent/tasklog"
+	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/version"
+	"github.com/tenderfleet/tender/gpu/nvml"
+	"github.com/tenderfleet/tender/pki"
+)
+
+const (
+	defaultState  = "/var/lib/tender/agent"
+	defaultConfig = "/etc/tender/agent.yaml"
+	probeCommand  = "nvml-probe"
+	logCommand    = "log"
+)
+
+// Main runs one command and returns the exit code.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// The writers of task logs are many: they need no command tree.
+	if len(args) > 0 && args[0] == logCommand {
+		return tasklog.Main(args[1:])
+	}
+	root := &cobra.Command{
+		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
+		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
+	}
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.AddCommand(joinCommand(), runCommand(), &cobra.Command{
+		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return nvml.Probe(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	})
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(stderr, "tender-agent:", err)
+		return 1
+	}
+	return 0
+}
+
+// settings adds the flags that every command has and reads all of them.
+func settings(cmd *cobra.Command) func() (*viper.Viper, error) {
+	f := cmd.Flags()
+	config := f.String("config", defaultConfig, "file with settings, YAML; keys are the names of the flags")
+	f.String("state", defaultState, "directory of the agent's key, certificate and checkpoint")
+	f.String("log-level", "info", "debug, info, warn or error")
+	return func() (*viper.Viper, error) {
+		return conf.Load(f, *config, f.Changed("config"))
+	}
+}
+
+func joinCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "join LINE",
+		Short: "Make this machine an agent of a control plane",
+		Long: "Make this machine an agent of a control plane. LINE comes from 'tender token create';\n" +
+			"it names the replicas, the fingerprint of their root certificate and a secret.\n" +
+			"Use - to read it from standard input. The agent's key is made here and stays here.",
+		Example: "  tender-agent join tender1.eyJr...\n  tender token create --site lab | ssh box tender-agent join -",
+		Args:    cobra.ExactArgs(1),
+	}
+	load := settings(cmd)
+	hostname := cmd.Flags().String("name", "", "name to propose to the control plane; the host name if empty")
+	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		v, err := load()
+		if err != nil {
+			return err
+		}
+		line, err := readLine(cmd.InOrStdin(), args[0])
+		if err != nil {
+			return err
+		}
+		if *hostname == "" {
+			if *hostname, err = os.Hostname(); err != nil {
+				return fmt.Errorf("host name: %w; give one with --name", err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
+		defer cancel()
+		id, err := agent.Join(ctx, line, v.GetString("state"), *hostname)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as agent %s\n", line.TrustDomain, id)
+		fmt.Fprintln(cmd.ErrOrStderr(), "next: start it with 'systemctl start tender-agent', or 'tender-agent run' in the foreground")
+		return nil
+	}
+	return cmd
+}
+
+// readLine takes the join line from the argument or, for "-", from a pipe, so
+// that the secret need not stand in a process list.
+func readLine(in io.Reader, arg string) (pki.JoinLine, error) {
+	if arg == "-" {
+		data, err := io.ReadAll(io.LimitReader(in, 64<<10))
+		if err != nil {
+			return pki.JoinLine{}, fmt.Errorf("read join line: %w", err)
+		}
+		arg = string(data)
+	}
+	return pki.ParseJoinLine(arg)
+}
+
+func runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "run", Short: "Run the agent in the foreground", Args: cobra.NoArgs,
+		Example: "  tender-agent run\n  tender-agent run --state /srv/tender --offer-cpus 6 --offer-mem 12288",
+	}
+	load := settings(cmd)
+	addRunFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v, err := load()
+		if err != nil {
+			return err
+		}
+		log, err := conf.Logger(cmd.ErrOrStderr(), v.GetString("log-level"))
+		if err != nil {
+			return err
+		}
+		cfg, closeAll, err := runConfig(v, log)
+		if err != nil {
+			return err
+		}
+		return errors.Join(agent.Run(cmd.Context(), cfg), closeAll())
+	}
+	return cmd
+}
+
+// self is the path of this program, for the commands it starts itself under.
+func self() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find own program: %w", err)
+	}
+	return filepath.EvalSymlinks(exe)
+}

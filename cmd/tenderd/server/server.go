@@ -1,0 +1,193 @@
+// Package server is the command line of tenderd: init and join make a replica,
+// run serves it, dev puts a whole control plane and an agent on this machine.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+
+	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/version"
+	"github.com/tenderfleet/tender/controlplane"
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/enroll"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+const (
+	defaultData   = "/var/lib/tender/server"
+	defaultConfig = "/etc/tender/server.yaml"
+	defaultSocket = "/run/tender/tenderd.sock"
+)
+
+// Main runs one command and returns the exit code.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use: "tenderd", Short: "A replica of a Tender control plane",
+		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
+	}
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.AddCommand(initCommand(), joinCommand(), runCommand(), devCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(stderr, "tenderd:", err)
+		return 1
+	}
+	return 0
+}
+
+func settings(cmd *cobra.Command) func() (*viper.Viper, error) {
+	f := cmd.Flags()
+	config := f.String("config", defaultConfig, "file with settings, YAML; keys are the names of the flags")
+	f.String("data", defaultData, "directory of keys, certificates, log and snapshots")
+	f.String("log-level", "info", "debug, info, warn or error")
+	return func() (*viper.Viper, error) {
+		return conf.Load(f, *config, f.Changed("config"))
+	}
+}
+
+// replicaID proposes an id made of the host name.
+func replicaID(flag string) (fleet.ReplicaID, error) {
+	if flag != "" {
+		return fleet.ReplicaID(flag), nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("host name: %w; give an id with --id", err)
+	}
+	return fleet.ReplicaID(enroll.CleanName(host, "replica")), nil
+}
+
+func initCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "init", Short: "Make the first replica of a new control plane, and its trust root", Args: cobra.NoArgs,
+		Example: "  tenderd init --addr tender-1.example.org\n  tenderd init --addr 203.0.113.11:7443 --id r1 --trust-domain fleet.example.org",
+	}
+	load := settings(cmd)
+	addr := cmd.Flags().String("addr", "", "name or address that agents and other replicas reach this machine by, HOST[:7443] (required)")
+	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
+	domain := cmd.Flags().String("trust-domain", "", "name of the fleet in every identity; made at random if empty")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v, err := load()
+		if err != nil {
+			return err
+		}
+		o := controlplane.InitOptions{DataDir: v.GetString("data"), TrustDomain: *domain}
+		if o.ID, err = replicaID(*id); err != nil {
+			return err
+		}
+		if *addr == "" {
+			return errors.New("give the address that agents reach this machine by: tenderd init --addr HOST[:7443]")
+		}
+		if o.Addr, err = controlplane.CheckAddr(*addr); err != nil {
+			return err
+		}
+		if o.TrustDomain == "" {
+			o.TrustDomain = "fleet-" + strings.ToLower(pki.NewSecret()[:8])
+		}
+		made, err := controlplane.Init(cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s\nroot certificate %s\n", o.ID, o.TrustDomain, o.DataDir, made.Pin)
+		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir)
+		return nil
+	}
+	return cmd
+}
+
+const initNext = `
+The root key is encrypted in %s, its passphrase is in
+%s. It signs new replicas and nothing else. Once all replicas
+have joined, move both files to a safe place off this machine.
+An operator's credential for the tender command is in %s.
+
+next: tenderd run                          (or systemctl start tenderd)
+      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
+      tender token create --site SITE      prints the line for 'tender-agent join' on a machine
+`
+
+func joinCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "join LINE", Short: "Make this machine a further replica of a control plane", Args: cobra.ExactArgs(1),
+		Long: "Make this machine a further replica of a control plane. LINE comes from\n" +
+			"'tender token create --kind replica'; use - to read it from standard input.",
+		Example: "  tenderd join --addr tender-2.example.org tender1.eyJr...",
+	}
+	load := settings(cmd)
+	addr := cmd.Flags().String("addr", "", "name or address that agents and other replicas reach this machine by, HOST[:7443] (required)")
+	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
+	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		v, err := load()
+		if err != nil {
+			return err
+		}
+		arg := args[0]
+		if arg == "-" {
+			data, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 64<<10))
+			if err != nil {
+				return fmt.Errorf("read join line: %w", err)
+			}
+			arg = string(data)
+		}
+		line, err := pki.ParseJoinLine(arg)
+		if err != nil {
+			return err
+		}
+		o := controlplane.JoinOptions{DataDir: v.GetString("data")}
+		if o.ID, err = replicaID(*id); err != nil {
+			return err
+		}
+		if *addr == "" {
+			return errors.New("give the address that agents reach this machine by: tenderd join --addr HOST[:7443] LINE")
+		}
+		if o.Addr, err = controlplane.CheckAddr(*addr); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
+		defer cancel()
+		got, err := controlplane.Join(ctx, line, o)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as replica %s\n", line.TrustDomain, got)
+		fmt.Fprintln(cmd.ErrOrStderr(), "next: tenderd run (or systemctl start tenderd); it becomes a voter as soon as it answers")
+		return nil
+	}
+	return cmd
+}
+
+func runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "run", Short: "Serve as a replica in the foreground", Args: cobra.NoArgs,
+		Example: "  tenderd run\n  tenderd run --data /srv/tender --listen 203.0.113.11:7443",
+	}
+	load := settings(cmd)
+	cmd.Flags().String("listen", ":"+controlplane.DefaultPort, "address of the one port, UDP and TCP")
+	cmd.Flags().String("socket", defaultSocket, "unix socket of the API for this machine; empty for none")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v, err := load()
+		if err != nil {
+			return err
+		}
+		log, err := conf.Logger(cmd.ErrOrStderr(), v.GetString("log-level"))
+		if err != nil {
+			return err
+		}
+		return controlplane.Run(cmd.Context(), controlplane.Config{
+			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log,
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,2 @@
+package registrar
+func (r *Raft) XStats() map[string]string { return r.raft.Stats() }
