@@ -118,7 +118,7 @@ func (l JoinLine) Check() error {
 	}
 	sum, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(l.Pin, "sha256:"))
 	if err != nil || len(sum) != sha256.Size || !strings.HasPrefix(l.Pin, "sha256:") {
-		return fmt.Errorf("%w: pin %.60q is not sha256:...", ErrJoinLine, l.Pin)
+		return fmt.Errorf("%w: pin %.60q is not the sha256 of a root", ErrJoinLine, l.Pin)
 	}
 	if l.Secret == "" || len(l.Secret) > maxSecret {
 		return fmt.Errorf("%w: secret of %d characters", ErrJoinLine, len(l.Secret))

@@ -42,7 +42,7 @@ func TestParseIdentity(t *testing.T) {
 		"spiffe://fleet.example/agent/a1/", "spiffe://fleet.example//agent/a1", "spiffe://fleet.example/agent/a1/b",
 		"spiffe://fleet.example/root/a1", "spiffe://fleet.example/Agent/a1", "spiffe://fleet.example/agent/A1",
 		"spiffe://Fleet.example/agent/a1", "spiffe://fleet.example:1/agent/a1", "spiffe://u@fleet.example/agent/a1",
-		"spiffe://fleet.example/agent/a1?x=1", "spiffe://fleet.example/agent/a1#f",
+		"spiffe://fleet.example/agent/a1?x=1", "spiffe://fleet.example/agent/a1?", "spiffe://fleet.example/agent/a1#f",
 		"spiffe://fleet.example/agent/%61", "spiffe://fleet.example/agent/..", "spiffe://fleet.example/agent/" + strings.Repeat("x", 64),
 		"spiffe:///agent/a1", "spiffe://10.0.0.1/agent/a1", "spiffe://[::1]/agent/a1", "spiffe:fleet.example/agent/a1",
 		"spiffe://fleet..example/agent/a1", "spiffe://.fleet/agent/a1", "spiffe://fleet./agent/a1", "spiffe://-a/agent/a1",

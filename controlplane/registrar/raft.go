@@ -54,6 +54,8 @@ type Config struct {
 	SnapshotInterval                time.Duration
 
 	Log *slog.Logger
+
+	segment int // size of the log's files; zero means raft-wal's default
 }
 
 func (c *Config) populate() error {
@@ -153,7 +155,7 @@ func Open(cfg Config) (*Raft, error) {
 }
 
 func (r *Raft) open() (err error) {
-	if r.stores, err = openStores(r.cfg.Dir, r.cfg.Log); err != nil {
+	if r.stores, err = openStores(r.cfg.Dir, r.cfg.segment, r.cfg.Log); err != nil {
 		return err
 	}
 	defer func() {

@@ -36,7 +36,7 @@ func (s *stores) close() error {
 	return errors.Join(errs...)
 }
 
-func openStores(dir string, log *slog.Logger) (*stores, error) {
+func openStores(dir string, segment int, log *slog.Logger) (*stores, error) {
 	if dir == "" {
 		mem := raft.NewInmemStore()
 		return &stores{log: mem, stable: mem, snapshots: raft.NewInmemSnapshotStore()}, nil
@@ -46,13 +46,13 @@ func openStores(dir string, log *slog.Logger) (*stores, error) {
 		return nil, err
 	}
 	s := &stores{closers: []func() error{lock.Close}}
-	if err := s.open(dir, log); err != nil {
+	if err := s.open(dir, segment, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the log in %s: %w", dir, err), s.close())
 	}
 	return s, nil
 }
 
-func (s *stores) open(dir string, log *slog.Logger) error {
+func (s *stores) open(dir string, segment int, log *slog.Logger) error {
 	walDir := filepath.Join(dir, "wal")
 	if err := os.MkdirAll(walDir, 0o700); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (s *stores) open(dir string, log *slog.Logger) error {
 	// The log's own Close leaves its metadata open (and locked): it is given
 	// one that can be closed here.
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(walDir, wal.WithLogger(hclogTo(log, "wal")), wal.WithMetaStore(meta))
+	w, err := wal.Open(walDir, wal.WithLogger(hclogTo(log, "wal")), wal.WithMetaStore(meta), wal.WithSegmentSize(segment))
 	if err != nil {
 		return errors.Join(err, meta.Close())
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -96,7 +95,7 @@ func (c *trio) up(id, addr string, bootstrap bool) *replica {
 	}
 	r.cfg = registrar.Config{
 		ID: fleet.ReplicaID(id), Addr: r.endpoint.Addr().String(), Bootstrap: bootstrap,
-		Endpoint: r.endpoint, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Endpoint: r.endpoint, Log: slog.New(slog.NewTextHandler(c.tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	if c.dir != "" {
 		r.cfg.Dir = filepath.Join(c.dir, id)

@@ -95,18 +95,23 @@ var directions = []direction{
 		"the control plane is remote: speak to it over transport",
 	},
 	{
+		[]string{"./cmd/internal/..."},
+		[]string{"./cmd/internal/..."},
+		"what the programs have in common is small: it is linked into all of them",
+	},
+	{
 		[]string{"./cmd/tender/..."},
-		[]string{"./cmd/tender/...", "./controlplane/client/...", "./transport", "./transport/fleet", "./gpu", "./pki/..."},
+		[]string{"./cmd/tender/...", "./cmd/internal/...", "./controlplane/client/...", "./transport", "./transport/fleet", "./gpu", "./pki/..."},
 		"the command line is a client of the API like any other",
 	},
 	{
 		[]string{"./cmd/tenderd/..."},
-		[]string{"./cmd/tenderd/...", "./controlplane/...", "./transport/...", "./pki/...", "./gpu"},
+		[]string{"./cmd/tenderd/...", "./cmd/internal/...", "./controlplane/...", "./transport/...", "./pki/...", "./gpu"},
 		"a replica holds nothing of an agent",
 	},
 	{
 		[]string{"./cmd/tender-agent/..."},
-		[]string{"./cmd/tender-agent/...", "./agent/...", "./transport/...", "./pki/...", "./gpu/..."},
+		[]string{"./cmd/tender-agent/...", "./cmd/internal/...", "./agent/...", "./transport/...", "./pki/...", "./gpu/..."},
 		"an agent holds nothing of the control plane",
 	},
 	{

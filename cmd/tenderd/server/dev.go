@@ -166,7 +166,7 @@ func (d *dev) joinAgent(ctx context.Context, c *client.Client, state string) err
 func (d *dev) welcome(ctx context.Context, c *client.Client, socket string) {
 	for ctx.Err() == nil {
 		agents, err := c.Agents(ctx)
-		if err == nil && len(agents) > 0 && agents[0].Connected {
+		if err == nil && len(agents) > 0 && agents[0].State == client.AgentConnected {
 			break
 		}
 		select {

@@ -1,0 +1,138 @@
+# Tender's build. Everything works on a fresh machine with Go and make: what
+# else is needed is installed by `make deps`, which the others call.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+MAKEFLAGS   += --no-print-directory
+
+MODULE  := github.com/tenderfleet/tender
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STAMP   := -X $(MODULE)/cmd/internal/version.version=$(VERSION)
+BIN     := $(CURDIR)/bin
+TALLY   := $(BIN)/tally
+
+TOOL  := go tool -modfile=packaging/tools/go.mod
+COUNT := go run ./test/count -tally $(TALLY)
+
+# A containerd 2.x for the tests, beside the machine's own. test/ctrd says which.
+CONTAINERD2         := $(shell sed -n 's/^const v2Version = "\(.*\)"/\1/p' test/ctrd/ctrd.go)
+TENDER_CONTAINERD2  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tender-test/containerd-$(CONTAINERD2)
+export TENDER_CONTAINERD2
+
+# Nothing may fetch another Go than the one that is here.
+export GOTOOLCHAIN ?= local
+# Debian keeps nft and the like where only root looks.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help deps containerd2 build generate generate-check fmt fmt-check tidy-check \
+	vet lint unit sim e2e test fuzz bench demo clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what the machine lacks (apt; asks sudo when not root)
+	@packaging/deps
+
+containerd2: deps ## build a containerd 2.x for the tests, once
+	@dir=$$TENDER_CONTAINERD2
+	if [ -x "$$dir/containerd" ] && [ -x "$$dir/containerd-shim-runc-v2" ]; then exit 0; fi
+	echo "containerd2: building containerd $(CONTAINERD2) in $$dir"
+	mkdir -p "$$(dirname "$$dir")"
+	tmp=$$(mktemp -d "$$(dirname "$$dir")/build.XXXXXX")
+	trap 'rm -rf "$$tmp"' EXIT
+	# In a module of its own: the product's go.mod stays as it is.
+	cd "$$tmp"
+	GOFLAGS= go mod init containerd2 2>/dev/null
+	GOFLAGS= go get github.com/containerd/containerd/v2@$(CONTAINERD2) 2>/dev/null
+	tags='-mod=mod -trimpath -tags=no_btrfs,no_devmapper,no_zfs'
+	mkdir out
+	GOFLAGS= CGO_ENABLED=1 go build $$tags -o out github.com/containerd/containerd/v2/cmd/containerd
+	GOFLAGS= CGO_ENABLED=0 go build $$tags -o out github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	mkdir -p "$$dir"
+	mv out/* "$$dir"
+
+# The agent looks NVML up when it runs: on a machine without GPUs there is no
+# such library, and lazy binding lets the agent start all the same.
+build: deps ## build bin/tender, bin/tenderd, bin/tender-agent
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(STAMP)' -o $(BIN) ./cmd/tender ./cmd/tenderd
+	CGO_ENABLED=1 go build -trimpath -ldflags '$(STAMP) -extldflags=-Wl,-z,lazy' -o $(BIN) ./cmd/tender-agent
+
+# go generate installs the plugins it needs, in the versions of go.mod.
+generate: deps ## write the generated code anew
+	@mkdir -p $(BIN)/tools
+	GOBIN=$(BIN)/tools PATH=$(BIN)/tools:$$PATH go generate ./...
+
+generate-check: deps
+	@tmp=$$(mktemp -d)
+	trap 'rm -rf "$$tmp"' EXIT
+	GOBIN=$$tmp go install google.golang.org/protobuf/cmd/protoc-gen-go
+	PATH=$$tmp:$$PATH protoc -I transport/wire/pb --go_out="$$tmp" --go_opt=paths=source_relative wire.proto
+	# Machines differ in protoc's version, which stands in the file's head.
+	diff -u -I '^// 	protoc  ' transport/wire/pb/wire.pb.go "$$tmp/wire.pb.go" ||
+		{ echo 'generate-check: transport/wire/pb is not what its schema says: make generate' >&2; exit 1; }
+
+fmt: ## format the code
+	@$(TOOL) gofumpt -w .
+
+fmt-check:
+	@list=$$($(TOOL) gofumpt -l .)
+	[ -z "$$list" ] || { echo "$$list"; echo 'fmt-check: these are not formatted: make fmt' >&2; exit 1; }
+
+tidy-check:
+	@go mod tidy -diff || { echo 'tidy-check: go mod tidy' >&2; exit 1; }
+
+vet:
+	@go vet ./...
+
+lint: ## look for mistakes that a machine can see
+	@$(TOOL) golangci-lint run
+
+# The simulation is one goroutine and has its own target; e2e needs programs.
+unit: deps containerd2 ## test the packages, with the race detector
+	@mkdir -p $(BIN)
+	$(COUNT) go test -race -shuffle=on -count=1 -timeout 15m \
+		$$(go list ./... | grep -v -e '^$(MODULE)/test/sim' -e '^$(MODULE)/test/e2e')
+
+sim: ## simulate the fleet from 500 seeds
+	@mkdir -p $(BIN)
+	$(COUNT) go test -count=1 -timeout 15m ./test/sim/...
+
+e2e: build containerd2 ## test the programs in network namespaces (needs root)
+	@TENDER_BIN=$(BIN) $(COUNT) go test -count=1 -p 1 -timeout 30m ./test/e2e/...
+
+# Each step is done, whatever became of the ones before, so that one run tells
+# everything.
+STEPS := vet fmt-check generate-check tidy-check lint unit sim e2e
+
+test: deps ## do all checks and tests
+	@mkdir -p $(BIN)
+	rm -f $(TALLY)
+	failed=
+	for step in $(STEPS); do
+		echo "--- $$step"
+		begin=$$SECONDS
+		if $(MAKE) $$step; then echo "--- $$step: passed in $$((SECONDS - begin)) s"
+		else echo "--- $$step: FAILED"; failed+=" $$step"; fi
+	done
+	[ -z "$$failed" ] || echo "failed:$$failed"
+	line=$$(go run ./test/count -sum $(TALLY)) && [ -z "$$failed" ] || { echo "$${line:-tests: none ran}"; exit 1; }
+	echo "$$line"
+
+fuzz: ## fuzz each decoder for FUZZTIME (10s)
+	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' "$$file"); do
+			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime "$${FUZZTIME:-10s}" "./$$(dirname "$$file")"
+		done
+	done
+
+bench: ## run the benchmarks
+	@go test -run '^$$' -bench . -benchmem ./... | grep -v -e '^?' -e '^ok' -e '^PASS'
+
+demo: build containerd2 ## a trio, a NAT and agents behind it, on this machine (needs root)
+	@test/demo/demo.sh
+
+clean: ## remove what was built
+	@rm -rf bin dist

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+func (h *handler) listAgents(w http.ResponseWriter, r *http.Request) error {
+	soft, err := h.b.Soft(r.Context())
+	if err != nil {
+		return err
+	}
+	list := client.AgentList{Agents: []client.Agent{}}
+	err = h.b.Read(r.Context(), func(st *state.State) {
+		holdings := held(st)
+		for _, id := range state.SortedKeys(st.Agents) {
+			list.Agents = append(list.Agents, agentDoc(h.Now(), st.Agents[id], soft.Agents[id], holdings))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, list)
+}
+
+func (h *handler) getAgent(w http.ResponseWriter, r *http.Request) error {
+	soft, err := h.b.Soft(r.Context())
+	if err != nil {
+		return err
+	}
+	var doc *client.Agent
+	id := fleet.AgentID(r.PathValue("id"))
+	err = h.b.Read(r.Context(), func(st *state.State) {
+		if a := st.Agents[id]; a != nil {
+			d := agentDoc(h.Now(), a, soft.Agents[id], held(st))
+			doc = &d
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case doc == nil:
+		return notFound("agent", string(id), "tender agents")
+	}
+	return answer(w, http.StatusOK, *doc)
+}
+
+func (h *handler) revokeAgent(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("id")
+	if fleet.CheckID("agent", id) != nil {
+		return notFound("agent", id, "tender agents")
+	}
+	var domain string
+	if err := h.b.Read(r.Context(), func(st *state.State) { domain = st.TrustDomain }); err != nil {
+		return err
+	}
+	who := pki.Identity{TrustDomain: domain, Kind: pki.KindAgent, ID: id}
+	c := state.Command{Revoke: &state.Revoke{URI: who.String(), Kind: state.KindAgent, ID: id}}
+	if _, err := h.propose(r.Context(), c); err != nil {
+		return err
+	}
+	return h.getAgent(w, r)
+}
+
+func (h *handler) listOffers(w http.ResponseWriter, r *http.Request) error {
+	soft, err := h.b.Soft(r.Context())
+	if err != nil {
+		return err
+	}
+	list := client.OfferList{Offers: []client.Offer{}}
+	for _, o := range soft.Offers {
+		list.Offers = append(list.Offers, offerDoc(o))
+	}
+	return answer(w, http.StatusOK, list)
+}
+
+func (h *handler) replicas(w http.ResponseWriter, _ *http.Request) error {
+	s := h.b.Status()
+	doc := client.Replicas{Self: string(s.ID), Leader: string(s.Leader), Term: s.Term, Replicas: []client.Replica{}}
+	for _, p := range s.Replicas {
+		doc.Replicas = append(doc.Replicas, client.Replica{
+			ID: string(p.ID), Addr: p.Addr, Voter: p.Voter, Leader: p.ID == s.Leader, Self: p.ID == s.ID,
+			LastContact: utc(p.LastContact),
+		})
+	}
+	return answer(w, http.StatusOK, doc)
+}
+
+func (h *handler) version(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, h.Version)
+}
+
+// health is for load balancers: a replica without a leader serves nobody.
+func (h *handler) health(w http.ResponseWriter, _ *http.Request) error {
+	s := h.b.Status()
+	if s.Leader == "" {
+		return client.NewProblem(client.CodeNoLeader, "look at the other replicas: tender replicas", "no replica is known to lead")
+	}
+	return answer(w, http.StatusOK, map[string]string{"status": "ok", "leader": string(s.Leader)})
+}

@@ -1,0 +1,234 @@
+package apitest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/api"
+	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/sessions"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+	"github.com/tenderfleet/tender/transport/wire"
+)
+
+// agent acts out what it is told. Its session has the number of its
+// connection, 0 while it has none.
+type agent struct {
+	id       fleet.AgentID
+	session  uint64
+	sessions uint64
+	gen      uint64
+	soft     api.AgentSoft
+	tasks    map[fleet.TaskID]*work
+}
+
+type work struct {
+	spec fleet.TaskSpec
+	seq  uint64
+	over bool
+}
+
+// output is what a task has printed.
+type output struct {
+	chunks []chunk
+	done   bool
+}
+
+type chunk struct {
+	stderr bool
+	data   []byte
+}
+
+// AddAgent admits and connects an agent; of rec the site, labels and end of
+// the certificate are used.
+func (f *Fleet) AddAgent(id fleet.AgentID, c fleet.Capacity, rec fleet.Agent) {
+	f.do(func() {
+		hash := "token-of-" + string(id)
+		f.commit(state.Command{Time: f.now, PutToken: &state.Token{
+			Hash: hash, Kind: state.KindAgent, Site: rec.Site, Labels: labels(rec.Labels), Uses: 1, Expires: f.now.Add(time.Hour),
+		}}, state.Command{Time: f.now, Admit: &state.Admit{
+			Hash: hash, Kind: state.KindAgent, Name: string(id), Hostname: string(id) + ".example", KeyHash: "key-of-" + string(id),
+		}}, state.Command{Time: f.now, DropToken: &state.DropToken{Hash: hash}})
+		if !rec.CertNotAfter.IsZero() {
+			f.commit(state.Command{Time: f.now, Certified: &state.Certified{Kind: state.KindAgent, ID: string(id), NotAfter: rec.CertNotAfter}})
+		}
+		a := &agent{id: id, tasks: map[fleet.TaskID]*work{}}
+		f.agents[id] = a
+		a.connect(f, c)
+	})
+}
+
+func (a *agent) connect(f *Fleet, c fleet.Capacity) {
+	a.sessions++
+	a.session = a.sessions
+	a.soft = api.AgentSoft{
+		Connected: true, Since: f.now, LastSeen: f.now, Link: "quic", Remote: "192.0.2.7:40404", Version: "v1.2.3",
+		Readings: fleet.Readings{Time: f.now, CPUPercent: 12, FreeMemMB: 1000, FreeDiskMB: 50_000},
+	}
+	f.step(leader.AgentUp{Agent: a.id, Session: a.session, Hostname: string(a.id) + ".example", Capacity: c})
+	f.step(leader.Pull{Agent: a.id, Session: a.session, Generation: a.gen, Full: true})
+}
+
+// Connect brings an agent back.
+func (f *Fleet) Connect(id fleet.AgentID) {
+	f.do(func() { f.agents[id].connect(f, f.st.Agents[id].Capacity) })
+}
+
+// Disconnect ends an agent's session. Its tasks go on.
+func (f *Fleet) Disconnect(id fleet.AgentID) {
+	f.do(func() {
+		a := f.agents[id]
+		f.step(leader.AgentDown{Agent: id, Session: a.session})
+		a.session, a.soft.Connected = 0, false
+	})
+}
+
+// Print adds to the output of a running task.
+func (f *Fleet) Print(id fleet.TaskID, stderr bool, text string) {
+	f.do(func() { f.print(id, stderr, text) })
+}
+
+func (f *Fleet) print(id fleet.TaskID, stderr bool, text string) {
+	o := f.output[id]
+	if o == nil {
+		o = &output{}
+		f.output[id] = o
+	}
+	if text != "" {
+		o.chunks = append(o.chunks, chunk{stderr, []byte(text)})
+	}
+}
+
+// Finish ends a running task with an exit code.
+func (f *Fleet) Finish(id fleet.TaskID, code int) {
+	f.do(func() {
+		t := f.st.Tasks[id]
+		f.agents[t.Agent].exit(f, id, code)
+	})
+}
+
+// assign acts out a desired set.
+func (f *Fleet) assign(act leader.Assign) {
+	a := f.agents[act.Agent]
+	if a == nil || act.Session != a.session {
+		return
+	}
+	a.gen = act.Desired.Generation
+	for _, as := range act.Desired.Assignments {
+		switch w := a.tasks[as.Task]; {
+		case w == nil:
+			a.tasks[as.Task] = &work{spec: as.Spec}
+			a.begin(f, as.Task)
+		case as.Kill && !w.over:
+			a.report(f, as.Task, fleet.Status{State: fleet.TaskKilling, ExitCode: -1})
+			a.end(f, as.Task, fleet.Status{State: fleet.TaskKilled, ExitCode: -1, Signal: 15, Message: "stopped on request; ended by signal 15"})
+		}
+	}
+	f.step(leader.Pull{Agent: a.id, Session: a.session, Generation: a.gen})
+}
+
+func (a *agent) begin(f *Fleet, id fleet.TaskID) {
+	command := a.tasks[id].spec.Command
+	word, rest := "", ""
+	if len(command) > 0 {
+		word, rest = command[0], strings.Join(command[1:], " ")
+	}
+	a.report(f, id, fleet.Status{State: fleet.TaskStarting, ExitCode: -1})
+	f.print(id, false, "")
+	switch word {
+	case "hold":
+		return
+	case "nostart":
+		a.end(f, id, fleet.Status{State: fleet.TaskFailed, ExitCode: -1, Reason: fleet.ReasonLaunchFailed, Message: "the image cannot be pulled: not found"})
+		return
+	}
+	a.report(f, id, fleet.Status{State: fleet.TaskRunning, ExitCode: -1})
+	n, _ := strconv.Atoi(rest)
+	switch word {
+	case "echo", "warn":
+		f.print(id, word == "warn", rest+"\n")
+		a.exit(f, id, 0)
+	case "exit":
+		a.exit(f, id, n)
+	case "signal":
+		a.end(f, id, fleet.Status{State: fleet.TaskFailed, ExitCode: -1, Signal: n, Reason: fleet.ReasonCommandFailed, Message: fmt.Sprintf("ended by signal %d", n)})
+	case "oom":
+		a.end(f, id, fleet.Status{State: fleet.TaskFailed, ExitCode: -1, OOM: true, Reason: fleet.ReasonMemoryLimit, Message: "out of memory: the limit is 512 MiB"})
+	}
+}
+
+func (a *agent) exit(f *Fleet, id fleet.TaskID, code int) {
+	st := fleet.Status{State: fleet.TaskFinished, ExitCode: code, Message: fmt.Sprintf("exited with code %d", code)}
+	if code != 0 {
+		st.State, st.Reason = fleet.TaskFailed, fleet.ReasonCommandFailed
+	}
+	a.end(f, id, st)
+}
+
+func (a *agent) end(f *Fleet, id fleet.TaskID, st fleet.Status) {
+	a.tasks[id].over = true
+	f.output[id].done = true
+	a.report(f, id, st)
+}
+
+func (a *agent) report(f *Fleet, id fleet.TaskID, st fleet.Status) {
+	w := a.tasks[id]
+	w.seq++
+	st.Task, st.Time = id, f.now
+	u := fleet.StatusUpdate{ID: fleet.UpdateID(fmt.Sprintf("%s-%d", id, w.seq)), Seq: w.seq, Status: st}
+	// A task's updates arrive one by one, each after the commit of the last.
+	f.todo = append(f.todo, func() {
+		f.step(leader.Report{Agent: a.id, Session: a.session, Updates: []fleet.StatusUpdate{u}})
+	})
+}
+
+// Logs replays what a task printed, and what it prints.
+func (f *Fleet) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest, emit func(stderr bool, data []byte) error) error {
+	if err := f.check(ctx); err != nil {
+		return err
+	}
+	for next := 0; ; {
+		changed := f.Changed()
+		chunks, done, err := f.printed(id)
+		if err != nil {
+			return err
+		}
+		if next == 0 && o.Tail >= 0 {
+			next = max(0, len(chunks)-o.Tail) // a chunk is a line here
+		}
+		for ; next < len(chunks); next++ {
+			if c := chunks[next]; c.stderr && o.Stderr || !c.stderr && o.Stdout {
+				if err := emit(c.stderr, c.data); err != nil {
+					return err
+				}
+			}
+		}
+		if done || !o.Follow {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (f *Fleet) printed(id fleet.TaskID) ([]chunk, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.st.Tasks[id]
+	if t == nil || f.agents[t.Agent] == nil || !f.agents[t.Agent].soft.Connected {
+		return nil, false, sessions.ErrNotConnected
+	}
+	out := f.output[id]
+	if out == nil {
+		return nil, false, &sessions.RefusedError{Refusal: wire.Refusal{Code: wire.RefusedNotFound, Text: "no such task"}}
+	}
+	return slices.Clone(out.chunks), out.done, nil
+}

@@ -1,0 +1,185 @@
+package api
+
+import (
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/gpu"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// taskDoc is a task for people; whole adds its history.
+func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
+	d := client.Task{
+		ID: string(t.ID), Name: t.Spec.Name, Framework: string(t.Framework), Role: string(t.Role),
+		State: t.State.String(), Message: t.Status.Message, Reason: string(t.Status.Reason),
+		Signal: t.Status.Signal, OOM: t.Status.OOM, ExitCode: exitCode(t.Status),
+		Stopping: t.Kill && !t.State.Terminal(), Waiting: w, Agent: string(t.Agent),
+		Submitted: utc(t.Submitted), Launched: utc(t.Launched), Ended: utc(t.Ended),
+		Needs: needsDoc(t.Need), Image: t.Spec.Image, Command: t.Spec.Command,
+		Env:     slices.Sorted(maps.Keys(t.Spec.Env)),
+		WorkDir: t.Spec.WorkDir, User: t.Spec.User, ReadOnly: t.Spec.ReadOnly,
+		Network: string(t.Spec.Network), PIDs: t.Spec.PIDs, KillGrace: client.Duration(t.Spec.KillGrace),
+	}
+	if t.State == fleet.TaskUnreachable {
+		d.Message, d.Reason = "the agent does not answer; the task may still run there", string(fleet.ReasonAgentLost)
+	}
+	if t.Agent != "" {
+		r := resourcesDoc(t.Resources)
+		d.Resources = &r
+	}
+	if whole {
+		for _, s := range t.History {
+			d.History = append(d.History, client.Status{
+				Time: utc(s.Time), State: s.State.String(), Message: s.Message, Reason: string(s.Reason),
+				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM,
+			})
+		}
+	}
+	d.Revision = revision(d, t)
+	return d
+}
+
+// revision changes with what people wait for. It is compared, never read.
+func revision(d client.Task, t *state.Task) string {
+	h := fnv.New64a()
+	fmt.Fprint(h, t.Seq, t.State, t.Kill, t.Agent)
+	if d.Waiting != nil {
+		fmt.Fprint(h, *d.Waiting)
+	}
+	return fmt.Sprintf("%x", h.Sum64())
+}
+
+func exitCode(s fleet.Status) *int {
+	if !s.State.Terminal() || s.ExitCode < 0 {
+		return nil
+	}
+	return &s.ExitCode
+}
+
+func needsDoc(n fleet.Need) client.Needs {
+	return client.Needs{
+		CPUs: client.AmountOf(n.CPUs), Mem: client.AmountOf(n.Mem), Disk: client.AmountOf(n.Disk),
+		GPUs: n.GPU.Count, GPUMemory: n.GPU.MinMemoryMB, GPUModel: n.GPU.Model,
+		Site: string(n.Site), Agent: string(n.Agent), Labels: n.Labels,
+	}
+}
+
+func resourcesDoc(r fleet.Resources) client.Resources {
+	gpus := make([]string, len(r.GPUs))
+	for i, g := range r.GPUs {
+		gpus[i] = string(g)
+	}
+	return client.Resources{
+		CPUs: client.AmountOf(r.CPUs), Mem: client.AmountOf(r.Mem), Disk: client.AmountOf(r.Disk), GPUs: gpus,
+	}
+}
+
+// holdings is which tasks hold resources of which agent, and which GPU.
+type holdings struct {
+	tasks map[fleet.AgentID][]string
+	gpus  map[gpu.UUID]string
+}
+
+func held(st *state.State) holdings {
+	h := holdings{map[fleet.AgentID][]string{}, map[gpu.UUID]string{}}
+	for _, t := range st.Tasks {
+		if !t.Held() {
+			continue
+		}
+		h.tasks[t.Agent] = append(h.tasks[t.Agent], string(t.ID))
+		for _, g := range t.Resources.GPUs {
+			h.gpus[g] = string(t.ID)
+		}
+	}
+	return h
+}
+
+func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.Agent {
+	d := client.Agent{
+		ID: string(a.ID), Site: string(a.Site), Labels: a.Labels, Hostname: a.Hostname,
+		State: client.AgentDisconnected, Link: soft.Link, Remote: soft.Remote, Version: soft.Version,
+		Joined: utc(a.Joined), Since: utc(soft.Since), LastSeen: utc(soft.LastSeen), CertNotAfter: utc(a.CertNotAfter),
+		Total: resourcesDoc(a.Capacity.Total), GPUs: []client.GPU{}, Tasks: []string{},
+	}
+	if !a.CertNotAfter.IsZero() {
+		days := int(math.Floor(a.CertNotAfter.Sub(now).Hours() / 24))
+		d.CertDaysLeft = &days
+	}
+	switch {
+	case a.Revoked:
+		d.State = client.AgentRevoked
+	case soft.Connected:
+		d.State = client.AgentConnected
+		free := resourcesDoc(soft.Free)
+		d.Free = &free
+	case !a.Unreachable.IsZero():
+		d.State = client.AgentUnreachable
+	}
+	if r := soft.Readings; !r.Time.IsZero() {
+		d.Readings = &client.Readings{
+			Time: utc(r.Time), CPUPercent: r.CPUPercent, FreeMem: r.FreeMemMB, FreeDisk: r.FreeDiskMB,
+			Running: r.Tasks, Spooled: r.Spooled, Runtime: r.Runtime,
+		}
+	}
+	for _, dev := range a.Capacity.Devices {
+		g := gpuDoc(dev)
+		g.Task = h.gpus[dev.UUID]
+		for _, r := range soft.Readings.GPUs {
+			if r.UUID == dev.UUID {
+				g.Reading = &client.GPUReading{UtilPercent: r.UtilPercent, MemoryUsed: r.MemoryUsedMB, TemperatureC: r.TemperatureC, PowerMW: r.PowerMW}
+			}
+		}
+		d.GPUs = append(d.GPUs, g)
+	}
+	d.Tasks = append(d.Tasks, h.tasks[a.ID]...)
+	slices.Sort(d.Tasks)
+	return d
+}
+
+func gpuDoc(d gpu.Device) client.GPU {
+	g := client.GPU{
+		UUID: string(d.UUID), Model: d.Model, Memory: d.MemoryMB, Driver: d.Driver,
+		Parent: string(d.Parent), Profile: d.Profile, Health: d.Health.String(), Reason: d.Reason,
+	}
+	if d.ComputeMajor != 0 {
+		g.Compute = fmt.Sprintf("%d.%d", d.ComputeMajor, d.ComputeMinor)
+	}
+	return g
+}
+
+func offerDoc(o fleet.Offer) client.Offer {
+	d := client.Offer{
+		ID: string(o.ID), Framework: string(o.Framework), Role: string(o.Role), Agent: string(o.Agent),
+		Site: string(o.Site), Hostname: o.Hostname, Labels: o.Labels,
+		Resources: resourcesDoc(o.Resources), GPUs: []client.GPU{}, Expires: utc(o.Expires),
+	}
+	for _, dev := range o.Devices {
+		d.GPUs = append(d.GPUs, gpuDoc(dev))
+	}
+	return d
+}
+
+// tokenIDLen digits of a hash tell the few join tokens of a fleet apart.
+const tokenIDLen = 12
+
+func tokenDoc(t *state.Token) client.Token {
+	return client.Token{
+		ID: t.Hash[:min(tokenIDLen, len(t.Hash))], Kind: string(t.Kind), Site: string(t.Site), Labels: t.Labels,
+		Uses: t.Uses, Created: utc(t.Created), Expires: utc(t.Expires),
+	}
+}
+
+// utc keeps one spelling of an instant in JSON, whichever replica writes it.
+func utc(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC()
+}

@@ -1,0 +1,178 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+const (
+	defaultList = 1000
+	maxList     = state.MaxEnded + 100_000
+
+	// lookEvery is how often a waiting request looks again by itself: always
+	// without Options.Changed, else for what changes with no commit, such as
+	// why a task waits.
+	lookEvery = 250 * time.Millisecond
+	softEvery = time.Second
+	// calm is the least time between two looks, however busy the fleet is.
+	calm = 50 * time.Millisecond
+)
+
+// propose commits one command and folds its refusal into the error.
+func (h *handler) propose(ctx context.Context, c state.Command) (state.Result, error) {
+	c.Time = h.Now()
+	results, err := h.b.Propose(ctx, c)
+	if err != nil {
+		return state.Result{}, err
+	}
+	return results[0], results[0].Err()
+}
+
+func (h *handler) listTasks(w http.ResponseWriter, r *http.Request) error {
+	p := readParams(r, "all", "role", "agent", "limit")
+	all, limit := p.boolean("all", false), p.number("limit", defaultList, 1, maxList)
+	role, agent := fleet.Role(p.text("role")), fleet.AgentID(p.text("agent"))
+	if p.err != nil {
+		return p.err
+	}
+	var tasks []*state.Task
+	err := h.b.Read(r.Context(), func(st *state.State) {
+		for _, t := range st.Tasks {
+			if (all || !t.State.Terminal()) && (role == "" || t.Role == role) && (agent == "" || t.Agent == agent) {
+				tasks = append(tasks, t)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(tasks, func(a, b *state.Task) int {
+		return cmp.Or(b.Submitted.Compare(a.Submitted), cmp.Compare(a.ID, b.ID))
+	})
+	list := client.TaskList{Tasks: []client.Task{}, Omitted: max(0, len(tasks)-limit)}
+	for _, t := range tasks[:min(limit, len(tasks))] {
+		list.Tasks = append(list.Tasks, taskDoc(t, nil, false))
+	}
+	return answer(w, http.StatusOK, list)
+}
+
+// getTask answers at once, or when the revision is not the one that the asker
+// has any more.
+func (h *handler) getTask(w http.ResponseWriter, r *http.Request) error {
+	p := readParams(r, "after", "wait")
+	wait, after := p.duration("wait", maxWait), p.text("after")
+	if p.err != nil {
+		return p.err
+	}
+	if wait > 0 && after != "" {
+		select {
+		case h.waiting <- struct{}{}:
+			defer func() { <-h.waiting }()
+		default:
+			wait = 0 // the asker comes back: it only sees changes later
+		}
+	}
+	end := time.NewTimer(wait)
+	defer end.Stop()
+	for {
+		changed := h.changed() // before the look, so that no change is missed
+		x, err := h.explain(r.Context(), r.PathValue("id"))
+		if err != nil {
+			return err
+		}
+		doc := taskDoc(x.task, x.waiting, true)
+		if after == "" || doc.Revision != after || wait == 0 || x.task.State.Terminal() {
+			return answer(w, http.StatusOK, doc)
+		}
+		if !h.pause(r.Context(), changed, end.C, x.waiting != nil) {
+			return answer(w, http.StatusOK, doc)
+		}
+	}
+}
+
+func (h *handler) changed() <-chan struct{} {
+	if h.Changed == nil {
+		return nil
+	}
+	return h.Changed()
+}
+
+// pause waits until it is worth looking again, and reports whether it is.
+func (h *handler) pause(ctx context.Context, changed <-chan struct{}, end <-chan time.Time, soft bool) bool {
+	var again <-chan time.Time
+	if changed == nil || soft {
+		every := lookEvery
+		if changed != nil {
+			every = softEvery
+		}
+		t := time.NewTimer(every)
+		defer t.Stop()
+		again = t.C
+	}
+	least := time.NewTimer(calm)
+	defer least.Stop()
+	select {
+	case <-changed:
+	case <-again:
+	case <-end:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-least.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (h *handler) stopTask(w http.ResponseWriter, r *http.Request) error {
+	in, err := body[client.Stop](w, r, true)
+	if err != nil {
+		return err
+	}
+	x, err := h.explain(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	grace := cmp.Or(x.task.Spec.KillGrace, fleet.DefaultKillGrace)
+	if in.Grace != nil {
+		grace = time.Duration(*in.Grace)
+	}
+	if grace < 0 || grace > 24*time.Hour {
+		return badRequest("grace %v: write 0s to 24h", grace)
+	}
+	if _, err := h.propose(r.Context(), state.Command{Kill: &state.Kill{ID: x.task.ID, Grace: grace}}); err != nil {
+		return err
+	}
+	return h.answerTask(w, r, http.StatusOK, x.task.ID)
+}
+
+// answerTask answers with a task as it is now.
+func (h *handler) answerTask(w http.ResponseWriter, r *http.Request, status int, id fleet.TaskID) error {
+	x, err := h.explain(r.Context(), string(id))
+	if err != nil {
+		return err
+	}
+	return answer(w, status, taskDoc(x.task, x.waiting, true))
+}
+
+func (h *handler) why(w http.ResponseWriter, r *http.Request) error {
+	x, err := h.explain(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	doc := client.Why{Task: string(x.task.ID), State: x.task.State.String(), Waiting: x.waiting, Agents: []client.Refusal{}}
+	for _, f := range x.refusals {
+		doc.Agents = append(doc.Agents, client.Refusal{Agent: string(f.Agent), Reason: f.Reason})
+	}
+	return answer(w, http.StatusOK, doc)
+}

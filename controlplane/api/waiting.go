@@ -1,0 +1,97 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tenderfleet/tender/controlplane/allocator"
+	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// maxReasons bounds the reasons in one line; `tender why` has them all.
+const maxReasons = 3
+
+// explained is a task and, while it waits, why.
+type explained struct {
+	task     *state.Task
+	waiting  *client.Waiting
+	refusals []allocator.Refusal
+}
+
+// explain reads a task and asks the leader why it waits, if it does. Records
+// are never changed in place, so the task may be kept.
+func (h *handler) explain(ctx context.Context, id string) (explained, error) {
+	var x explained
+	agents := map[fleet.AgentID]bool{}
+	err := h.b.Read(ctx, func(st *state.State) {
+		x.task = st.Tasks[fleet.TaskID(id)]
+		if x.task == nil || !x.task.Waiting() {
+			return
+		}
+		for a, rec := range st.Agents {
+			if !rec.Revoked {
+				agents[a] = true
+			}
+		}
+	})
+	if err != nil {
+		return x, err
+	}
+	if x.task == nil {
+		return x, notFound("task", id, "tender ps --all")
+	}
+	if !x.task.Waiting() {
+		return x, nil
+	}
+	refusals, never, err := h.b.Why(ctx, x.task.ID)
+	if err != nil {
+		return x, err
+	}
+	for _, r := range refusals {
+		if agents[r.Agent] { // the others are no part of the fleet any more
+			x.refusals = append(x.refusals, r)
+		}
+	}
+	x.waiting = summarize(x.refusals, never, len(agents))
+	return x, nil
+}
+
+// summarize says in one line what refusals say, the commonest reason first.
+func summarize(refusals []allocator.Refusal, never bool, agents int) *client.Waiting {
+	switch {
+	case agents == 0:
+		return &client.Waiting{Reason: "no agent has joined the fleet yet", Never: true}
+	case len(refusals) < agents:
+		return &client.Waiting{Reason: "an agent has room; its offer is on its way"}
+	}
+	count := map[string]int{}
+	for _, r := range refusals {
+		count[r.Reason]++
+	}
+	reasons := slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		return cmp.Or(cmp.Compare(count[b], count[a]), cmp.Compare(a, b))
+	})
+	var parts []string
+	left := len(refusals)
+	for _, r := range reasons[:min(maxReasons, len(reasons))] {
+		parts = append(parts, plural(count[r], "agent")+": "+r)
+		left -= count[r]
+	}
+	if left > 0 {
+		parts = append(parts, "and "+plural(left, "more agent"))
+	}
+	return &client.Waiting{Reason: strings.Join(parts, "; "), Never: never}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

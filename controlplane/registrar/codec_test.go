@@ -1,0 +1,357 @@
+package registrar
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/tenderfleet/tender/controlplane/state"
+)
+
+// filler sets every exported field it can reach: always one that differs from
+// the zero value where full is set, else empty and missing ones too.
+type filler struct {
+	rng  *rand.Rand
+	full bool
+}
+
+func (f *filler) fill(v reflect.Value) {
+	switch v.Interface().(type) {
+	case time.Time:
+		v.Set(reflect.ValueOf(time.Unix(f.rng.Int64N(1<<34)-1<<32, f.rng.Int64N(1e9)).UTC()))
+		return
+	}
+	if !f.full && f.rng.IntN(8) == 0 {
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		f.fill(v.Elem())
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f.fill(v.Field(i))
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		for range f.count() {
+			key, val := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+			f.fill(key)
+			f.fill(val)
+			if val.Kind() == reflect.Pointer && val.IsNil() {
+				continue // a record is never nil
+			}
+			v.SetMapIndex(key, val)
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), f.count(), 4))
+		for i := range v.Len() {
+			f.fill(v.Index(i))
+		}
+	case reflect.String:
+		v.SetString(fmt.Sprintf("s%d\xff", f.rng.Uint32()))
+	case reflect.Bool:
+		v.SetBool(f.full || f.rng.IntN(2) == 0)
+	case reflect.Int, reflect.Int64, reflect.Int32, reflect.Int8, reflect.Int16:
+		v.SetInt(1 + f.rng.Int64N(1<<min(62, v.Type().Bits()-2)))
+		if f.rng.IntN(2) == 0 {
+			v.SetInt(-v.Int())
+		}
+	case reflect.Uint, reflect.Uint64, reflect.Uint32, reflect.Uint8, reflect.Uint16:
+		v.SetUint(1 + f.rng.Uint64N(1<<(v.Type().Bits()-1)))
+	default:
+		panic("no rule for " + v.Type().String())
+	}
+}
+
+func (f *filler) count() int {
+	if f.full {
+		return 2
+	}
+	return f.rng.IntN(4)
+}
+
+// filled says which exported field of v is zero, or "".
+func zeroField(v reflect.Value, at string) string {
+	if v.IsZero() {
+		return at
+	}
+	if _, isTime := v.Interface().(time.Time); isTime {
+		return ""
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		return zeroField(v.Elem(), at)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if z := zeroField(v.Field(i), at+"."+v.Type().Field(i).Name); z != "" {
+				return z
+			}
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			if z := zeroField(it.Value(), at+"[]"); z != "" {
+				return z
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if z := zeroField(v.Index(i), at+"[]"); z != "" {
+				return z
+			}
+		}
+	}
+	return ""
+}
+
+// commands returns one of every kind.
+func commands(f *filler) []state.Command {
+	var out []state.Command
+	kinds := reflect.TypeFor[state.Command]()
+	for i := range kinds.NumField() {
+		if kinds.Field(i).Type.Kind() != reflect.Pointer {
+			continue
+		}
+		var c state.Command
+		v := reflect.ValueOf(&c).Elem()
+		f.fill(v.FieldByName("Time"))
+		v.Field(i).Set(reflect.New(v.Field(i).Type().Elem()))
+		f.fill(v.Field(i).Elem())
+		out = append(out, c)
+	}
+	return out
+}
+
+func TestEveryFieldOfACommandSurvives(t *testing.T) {
+	for seed := range uint64(200) {
+		f := &filler{rng: rand.New(rand.NewPCG(seed, 1)), full: seed < 20}
+		want := commands(f)
+		raws, err := encodeCommands(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := encodeEntry(raws)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeEntry(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			for i := range want {
+				if !reflect.DeepEqual(got[i], want[i]) {
+					t.Fatalf("seed %d:\n got %+v\nwant %+v", seed, got[i], want[i])
+				}
+			}
+		}
+		if f.full {
+			for _, c := range got {
+				name, payload, _ := kindOf(&c)
+				if z := zeroField(reflect.ValueOf(payload), name); z != "" || c.Time.IsZero() {
+					t.Fatalf("the test does not fill %s", z)
+				}
+			}
+		}
+	}
+}
+
+func TestEveryFieldOfTheStateSurvives(t *testing.T) {
+	for seed := range uint64(200) {
+		f := &filler{rng: rand.New(rand.NewPCG(seed, 2)), full: seed < 20}
+		var want state.State
+		f.fill(reflect.ValueOf(&want).Elem())
+		if z := zeroField(reflect.ValueOf(want), "State"); f.full && z != "" {
+			t.Fatalf("the test does not fill %s", z)
+		}
+		want.Normalize()
+		data, err := EncodeState(&want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DecodeState(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, &want) {
+			t.Fatalf("seed %d:\n got %+v\nwant %+v", seed, got, &want)
+		}
+		if again, _ := EncodeState(got); !bytes.Equal(again, data) || Hash(got) != Hash(&want) {
+			t.Fatalf("seed %d: equal states, other bytes", seed)
+		}
+	}
+}
+
+func TestZeroTimesStayZero(t *testing.T) {
+	raw, err := encodeCommand(state.Command{SetRole: &state.SetRole{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _ := encodeEntry([]cbor.RawMessage{raw})
+	got, err := decodeEntry(data)
+	if err != nil || !got[0].Time.IsZero() {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestNewerEntriesAreAHardStop(t *testing.T) {
+	role := map[string]any{"Role": "a", "Weight": 1}
+	entry := func(v int, cmd any) any { return map[string]any{"v": v, "commands": []any{cmd}} }
+	for name, tc := range map[string]struct {
+		entry any
+		want  string
+	}{
+		"version":       {entry(2, map[string]any{"SetRole": role}), "format version 2"},
+		"version, kind": {entry(2, map[string]any{"SetQuota": role}), "format version 2"},
+		"kind":          {entry(1, map[string]any{"SetQuota": role}), "unknown field"},
+		"field":         {entry(1, map[string]any{"SetRole": map[string]any{"Role": "a", "Limit": 1}}), "unknown field"},
+		"case":          {entry(1, map[string]any{"setrole": role}), "unknown field"},
+		"no kind":       {entry(1, map[string]any{}), "no kind"},
+		"two kinds":     {entry(1, map[string]any{"SetRole": role, "DropToken": map[string]any{}}), "two kinds"},
+		"envelope":      {map[string]any{"v": 1, "commands": []any{}, "more": 1}, "unknown field"},
+		"junk":          {"junk", "cannot be applied"},
+	} {
+		data, err := encMode.Marshal(tc.entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		func() {
+			defer func() {
+				text := fmt.Sprint(recover())
+				for _, w := range []string{tc.want, "log entry 7", "Upgrade this replica"} {
+					if !strings.Contains(text, w) {
+						t.Errorf("%s: %q does not say %q", name, text, w)
+					}
+				}
+			}()
+			newMachine().apply(7, data)
+		}()
+	}
+}
+
+func TestSnapshotsOfNewerVersions(t *testing.T) {
+	for want, snap := range map[string]any{
+		"format version 2": map[string]any{"v": 2, "state": map[string]any{}},
+		"unknown field":    map[string]any{"v": 1, "state": map[string]any{"Quotas": 1}},
+		"without a state":  map[string]any{"v": 1, "state": nil},
+		`Tasks["t1"]`:      map[string]any{"v": 1, "state": map[string]any{"Tasks": map[string]any{"t1": nil}}},
+		"upgrade":          "junk",
+	} {
+		data, err := encMode.Marshal(snap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readSnapshot(bytes.NewReader(data)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+}
+
+func seedEntries(tb testing.TB) [][]byte {
+	var out [][]byte
+	for seed := range uint64(4) {
+		f := &filler{rng: rand.New(rand.NewPCG(seed, 3)), full: seed == 0}
+		cmds := commands(f)
+		for i := range cmds {
+			raws, err := encodeCommands(cmds[i : i+1])
+			if err != nil {
+				tb.Fatal(err)
+			}
+			data, _ := encodeEntry(raws)
+			out = append(out, data)
+		}
+	}
+	return out
+}
+
+// FuzzApply: decoding never panics, and what it accepts is applied by two
+// machines alike and can be written again.
+func FuzzApply(f *testing.F) {
+	for _, data := range seedEntries(f) {
+		f.Add(data)
+	}
+	now := time.Unix(1_800_000_000, 0).UTC()
+	setup := []state.Command{
+		{Time: now, Bootstrap: &state.Bootstrap{TrustDomain: "fleet.example"}},
+		{Time: now, PutToken: &state.Token{Hash: "h", Kind: state.KindAgent, Uses: 9, Expires: now.Add(time.Hour)}},
+		{Time: now, Admit: &state.Admit{Hash: "h", Kind: state.KindAgent, Name: "a1"}},
+		{Time: now, Launch: &state.Launch{ID: "t1", Framework: "run", Agent: "a1", Create: true}},
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cmds, err := decodeEntry(data)
+		if err != nil {
+			return
+		}
+		a, b := newMachine(), newMachine()
+		for _, m := range []*machine{a, b} {
+			for _, c := range setup {
+				m.st.Apply(1, c)
+			}
+			m.apply(2, data)
+			m.apply(3, data)
+		}
+		if Hash(a.st) != Hash(b.st) {
+			t.Fatal("two machines, one entry, two states")
+		}
+		raws := make([]cbor.RawMessage, len(cmds))
+		for i, c := range cmds {
+			if raws[i], err = encodeCommand(c); err != nil {
+				t.Fatalf("read and not written: %v", err)
+			}
+		}
+		again, err := encodeEntry(raws)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(again) > MaxBytes {
+			return // written by hand it may be shorter
+		}
+		if back, err := decodeEntry(again); err != nil || !reflect.DeepEqual(back, cmds) && len(cmds) > 0 {
+			t.Fatalf("written and read again it differs: %v", err)
+		}
+	})
+}
+
+// FuzzRestore: decoding a snapshot never panics, and what it accepts is a
+// state that can be used and written.
+func FuzzRestore(f *testing.F) {
+	for seed := range uint64(4) {
+		fl := &filler{rng: rand.New(rand.NewPCG(seed, 4)), full: seed == 0}
+		var s state.State
+		fl.fill(reflect.ValueOf(&s).Elem())
+		data, err := EncodeState(&s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	now := time.Unix(1_800_000_000, 0).UTC()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := DecodeState(data)
+		if err != nil {
+			return
+		}
+		once, err := EncodeState(s)
+		if err != nil {
+			t.Fatalf("read and not written: %v", err)
+		}
+		back, err := DecodeState(once)
+		if err != nil {
+			t.Fatalf("written and not read: %v", err)
+		}
+		if Hash(back) != Hash(s) {
+			t.Fatal("written and read again it differs")
+		}
+		s.Apply(1, state.Command{Time: now, Submit: &state.Submit{ID: "t1"}})
+		s.Apply(2, state.Command{Time: now, SetRole: &state.SetRole{Role: "a", Weight: 1}})
+		for id := range s.Tasks {
+			s.Apply(3, state.Command{Time: now, Kill: &state.Kill{ID: id}})
+		}
+	})
+}

@@ -1,2 +1,0 @@
-package registrar
-func (r *Raft) XStats() map[string]string { return r.raft.Stats() }

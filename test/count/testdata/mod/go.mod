@@ -1,0 +1,3 @@
+module example.org/counted
+
+go 1.26
