@@ -59,6 +59,16 @@ func (r *Replica) Soft(ctx context.Context) (api.Soft, error) {
 	return soft, err
 }
 
+// changed returns a channel that is closed at the leader's next commit.
+func (r *Replica) changed() <-chan struct{} {
+	if t, _ := r.termNow(); t != nil {
+		return t.nextCommit()
+	}
+	ch := make(chan struct{}) // nothing is waited for on a follower
+	close(ch)
+	return ch
+}
+
 // Why explains a waiting task.
 func (r *Replica) Why(ctx context.Context, id fleet.TaskID) (refusals []allocator.Refusal, never bool, err error) {
 	t, err := r.current()
@@ -104,11 +114,15 @@ func (r *Replica) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest,
 // Status tells of this replica and the trio. It never blocks.
 func (r *Replica) Status() api.Status {
 	id, addr := r.raft.Leader()
-	st := api.Status{ID: r.self.ID, Addr: r.self.Addr, Leader: id, LeaderAddr: addr}
-	for _, m := range r.raft.Replicas() {
-		st.Replicas = append(st.Replicas, api.ReplicaStatus{
-			ID: m.ID, Addr: m.Addr, Voter: m.Voter, Leader: m.Leader, LastContact: m.LastContact,
-		})
+	_, number := r.termNow()
+	return api.Status{ID: r.self.ID, Leader: id, LeaderAddr: addr, Term: number, Replicas: r.raft.Replicas()}
+}
+
+// termNow is this replica's term as leader, 0 while it does not lead.
+func (r *Replica) termNow() (*term, uint64) {
+	t := r.lead.Load()
+	if t == nil {
+		return nil, 0
 	}
-	return st
+	return t, t.number
 }

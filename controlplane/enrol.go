@@ -16,12 +16,6 @@ import (
 	"github.com/tenderfleet/tender/transport/wire"
 )
 
-// newID returns a short name that nobody else has: 8 characters of base 32,
-// 40 random bits; the state refuses the one in a trillion that collides.
-func newID(prefix string) string {
-	return prefix + "-" + strings.ToLower(rand.Text()[:8])
-}
-
 // registry is enrol's view of the replicated state.
 type registry struct{ r *Replica }
 

@@ -68,6 +68,7 @@ func (r *Replica) leadUntil(ctx context.Context, l registrar.Leadership) (*regis
 // term is one term of this replica as leader: the loop that owns the core.
 type term struct {
 	r       *Replica
+	number  uint64
 	core    *leader.Leader
 	run     *framework.Run
 	queries chan func(*leader.Leader)
@@ -76,6 +77,7 @@ type term struct {
 	mu      sync.Mutex
 	pending []state.Command
 	wake    chan struct{}
+	commit  chan struct{} // closed and replaced at each commit
 }
 
 func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
@@ -84,7 +86,7 @@ func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 	if err != nil {
 		return fmt.Errorf("follow the log: %w", err)
 	}
-	t := &term{r: r, queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1)}
+	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1)}
 	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
 	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
 	events := r.mgr.Lead(number)
@@ -116,6 +118,10 @@ func (t *term) loop(ctx context.Context, events <-chan leader.Event, entries <-c
 			}
 			t.step(leader.Committed{Index: e.Index, Commands: e.Commands})
 			t.feed(t.run.Step(framework.Committed{Commands: e.Commands}))
+			t.mu.Lock()
+			close(t.commit)
+			t.commit = make(chan struct{})
+			t.mu.Unlock()
 		case ev := <-events:
 			t.step(ev)
 		case <-tick.C:
@@ -124,6 +130,12 @@ func (t *term) loop(ctx context.Context, events <-chan leader.Event, entries <-c
 			q(t.core)
 		}
 	}
+}
+
+func (t *term) nextCommit() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.commit
 }
 
 func (t *term) feed(calls []leader.Event) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/controlplane/api"
+	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/sessions"
@@ -35,7 +36,8 @@ type Config struct {
 	// Listen is the address of the UDP and TCP port, ":7443" by default.
 	Listen string
 	// Socket is the path of the local API, empty for none.
-	Socket string
+	Socket  string
+	Version string
 	// Leader holds the offer cycle's times.
 	Leader leader.Config
 	Log    *slog.Logger
@@ -178,16 +180,21 @@ func (r *Replica) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, ln.Close(), r.raft.Close(), r.port.Close())
 	}
-	handler := api.Handler(r, api.Options{Log: r.log, NewID: newID, Now: time.Now})
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Allow: r.allow, Changed: r.changed}
+	public := api.Handler(r, opts)
+	opts.Local = true
+	opts.Forward = &http.Transport{
+		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, "http/1.1"), ResponseHeaderTimeout: time.Minute, IdleConnTimeout: time.Minute,
+	}
 	g.Go(func() error { return r.acceptAgents(ctx, g) })
 	g.Go(func() error { return r.acceptJoiners(ctx, g) })
 	g.Go(func() error { return r.campaign(ctx) })
 	g.Go(func() error { return r.renewing(ctx) })
 	g.Go(func() error {
-		return serveHTTP(ctx, tls.NewListener(ln, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), handler)
+		return serveHTTP(ctx, tls.NewListener(ln, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), public)
 	})
 	if local != nil {
-		g.Go(func() error { return serveHTTP(ctx, local, handler) })
+		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts)) })
 	}
 	g.Go(func() error {
 		// Ends what blocks on the ports. Raft goes first, so that a follower
@@ -246,7 +253,8 @@ func (r *Replica) allow(id pki.Identity, _ *x509.Certificate, alpn string) error
 	if id.TrustDomain != r.self.TrustDomain {
 		return fmt.Errorf("%s is of another trust domain", id)
 	}
-	if (alpn == "h2" || alpn == "http/1.1" || alpn == "") && id.Kind != pki.KindOperator {
+	// Replicas pass on what came over their own socket.
+	if (alpn == "h2" || alpn == "http/1.1") && id.Kind != pki.KindOperator && id.Kind != pki.KindReplica {
 		return fmt.Errorf("%s may not use the API", id.Short())
 	}
 	if !r.opened.Load() {
@@ -256,6 +264,13 @@ func (r *Replica) allow(id pki.Identity, _ *x509.Certificate, alpn string) error
 	r.raft.Stale(func(s *state.State) { _, revoked = s.Revoked[id.String()] })
 	if revoked {
 		return fmt.Errorf("%s is revoked", id.Short())
+	}
+	return nil
+}
+
+func isReplica(id pki.Identity) error {
+	if id.Kind != pki.KindReplica {
+		return fmt.Errorf("%s is no replica", id.Short())
 	}
 	return nil
 }

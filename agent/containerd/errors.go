@@ -55,19 +55,27 @@ func invalid(format string, args ...any) error {
 }
 
 // launchError gives the errors of runc that the task's description causes the
-// right kind; runc has only texts.
+// right kind and a hint; runc has only texts.
 func launchError(err error) error {
-	text := err.Error()
-	for _, cause := range []struct{ mark, hint string }{
-		{"executable file not found", "the image has no such program; check the command"},
-		{"no such file or directory: unknown", "the image has no such program or directory; check the command and the working directory"},
-		{"permission denied: unknown", "the program cannot be executed by the task's user; check the command, its mode and the user"},
-		{"exec format error", "the program is not for this machine's architecture, or a script without its first line"},
-		{"memory limit too low", "give the task more memory"},
-		{"container init was OOM-killed", "give the task more memory"},
+	if strings.Contains(err.Error(), "file exists") && strings.Contains(err.Error(), "failed to start shim") {
+		return fmt.Errorf("containerd holds the remains of an earlier start that was cut short; restart containerd, or use another task id: %w", err)
+	}
+	_, text, ok := strings.Cut(err.Error(), "unable to start container process: ")
+	if !ok {
+		return err
+	}
+	text = strings.TrimSuffix(text, ": unknown")
+	for _, cause := range []struct{ begins, contains, hint string }{
+		{"exec: ", "not found", "the image has no such program; check the command"},
+		{"exec: ", "no such file", "the image has no such program; check the command"},
+		{"exec: ", "permission denied", "the task's user may not execute it; check the command, its mode and the user"},
+		{"exec: ", "", "check the command"},
+		{"error during container init: mkdir", "", "check the working directory"},
+		{"", "unable to set memory limit", "give the task more memory"},
+		{"", "OOM-killed", "give the task more memory"},
 	} {
-		if strings.Contains(text, cause.mark) {
-			return fmt.Errorf("%w: %s: %w", executor.ErrInvalid, cause.hint, err)
+		if strings.HasPrefix(text, cause.begins) && strings.Contains(text, cause.contains) {
+			return invalid("%s: %s", text, cause.hint)
 		}
 	}
 	return err

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -74,7 +76,11 @@ func (c *imageCache) drop(d digest.Digest) {
 
 // Import stores the images of an OCI or Docker archive and returns their names.
 func (x *Executor) Import(ctx context.Context, archive io.Reader) ([]string, error) {
-	imgs, err := x.client.Import(ctx, archive, client.WithAllPlatforms(true), client.WithSkipMissing())
+	var imgs []images.Image
+	err := x.leased(ctx, func(ctx context.Context) (err error) {
+		imgs, err = x.client.Import(ctx, archive, client.WithAllPlatforms(true), client.WithSkipMissing())
+		return err
+	})
 	if err != nil {
 		return nil, x.wrap(ctx, "import images", err)
 	}
@@ -147,7 +153,9 @@ func (x *Executor) load(ctx context.Context, stored images.Image) (*image, error
 		users:  map[string]specs.User{},
 	}
 	if _, err := x.snaps.Stat(ctx, img.parent); errdefs.IsNotFound(err) {
-		err = client.NewImage(x.client, stored).Unpack(ctx, x.cfg.Snapshotter)
+		err = x.leased(ctx, func(ctx context.Context) error {
+			return client.NewImage(x.client, stored).Unpack(ctx, x.cfg.Snapshotter)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("unpack image %s: %w", stored.Name, err)
 		}
@@ -172,26 +180,22 @@ func (x *Executor) user(ctx context.Context, img *image, name string) (specs.Use
 	if u, ok := img.users[name]; ok {
 		return u, nil
 	}
-	// A view of the image to read its files from; the lease keeps it from
-	// containerd's garbage collector and takes it along at the end.
-	ctx, done, err := x.client.WithLease(ctx)
+	s := &specs.Spec{Root: &specs.Root{}, Process: &specs.Process{}, Linux: &specs.Linux{}}
+	// A view of the image, to read its files from.
+	view := &containers.Container{Snapshotter: x.cfg.Snapshotter, SnapshotKey: "tender-user-" + randomName()}
+	err := x.leased(ctx, func(ctx context.Context) error {
+		if _, err := x.snaps.View(ctx, view.SnapshotKey, img.parent); err != nil {
+			return err
+		}
+		defer func() { _ = x.snaps.Remove(context.WithoutCancel(ctx), view.SnapshotKey) }()
+		if err := oci.WithUser(name)(ctx, x.client, view, s); err != nil {
+			return invalid("user %q is not in the image: %w", name, err)
+		}
+		groupsOf, _, _ := strings.Cut(name, ":")
+		return oci.WithAdditionalGIDs(groupsOf)(ctx, x.client, view, s)
+	})
 	if err != nil {
 		return specs.User{}, err
-	}
-	defer func() { _ = done(context.WithoutCancel(ctx)) }()
-	c := &containers.Container{Snapshotter: x.cfg.Snapshotter, SnapshotKey: "tender-user-" + randomName()}
-	if _, err := x.snaps.View(ctx, c.SnapshotKey, img.parent); err != nil {
-		return specs.User{}, err
-	}
-	defer func() { _ = x.snaps.Remove(context.WithoutCancel(ctx), c.SnapshotKey) }()
-
-	s := &specs.Spec{Root: &specs.Root{}, Process: &specs.Process{}, Linux: &specs.Linux{}}
-	if err := oci.WithUser(name)(ctx, x.client, c, s); err != nil {
-		return specs.User{}, invalid("user %q is not in the image: %w", name, err)
-	}
-	groupsOf, _, _ := strings.Cut(name, ":")
-	if err := oci.WithAdditionalGIDs(groupsOf)(ctx, x.client, c, s); err != nil {
-		return specs.User{}, invalid("groups of user %q: %w", name, err)
 	}
 	if len(img.users) >= maxUsers {
 		clear(img.users)
@@ -202,6 +206,28 @@ func (x *Executor) user(ctx context.Context, img *image, name string) (specs.Use
 
 // maxUsers bounds what is remembered of one image.
 const maxUsers = 64
+
+// leased runs f under a lease that keeps what it makes from containerd's
+// garbage collector. The client's own leases would stay for a day when ctx
+// ends early; this one is given back, with what nothing refers to.
+func (x *Executor) leased(ctx context.Context, f func(context.Context) error) error {
+	service := x.client.LeasesService()
+	l, err := service.Create(ctx, leases.WithID("tender-"+randomName()), leases.WithExpiration(24*time.Hour))
+	if err != nil {
+		return err
+	}
+	err = f(leases.WithLease(ctx, l.ID))
+	var opts []leases.DeleteOpt
+	if err != nil {
+		opts = append(opts, leases.SynchronousDelete)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if delErr := service.Delete(ctx, l, opts...); delErr != nil {
+		x.log.WarnContext(ctx, "cannot give back a lease; it expires within a day", "lease", l.ID, "error", delErr)
+	}
+	return err
+}
 
 // containerName is the name of the task's container: the task's own where
 // containerd allows it (no two separators in a row, none at the end).

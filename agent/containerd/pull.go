@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -38,10 +39,14 @@ func (x *Executor) pull(ctx context.Context, ref string) (*image, error) {
 	// The client would write its own lines to stderr; what matters is in err.
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
-	img, err := x.client.Pull(log.WithLogger(ctx, logrus.NewEntry(quiet)), ref,
-		client.WithResolver(x.resolver()),
-		client.WithPullUnpack,
-		client.WithPullSnapshotter(x.cfg.Snapshotter))
+	var img client.Image
+	err = x.leased(log.WithLogger(ctx, logrus.NewEntry(quiet)), func(ctx context.Context) (err error) {
+		img, err = x.client.Pull(ctx, ref,
+			client.WithResolver(x.resolver()),
+			client.WithPullUnpack,
+			client.WithPullSnapshotter(x.cfg.Snapshotter))
+		return err
+	})
 	if err != nil {
 		return nil, pullError(ref, err)
 	}
@@ -77,6 +82,9 @@ func pullError(ref string, err error) error {
 	case errors.As(err, &network):
 		return fmt.Errorf("pull image %s: the registry cannot be reached; check this machine's network, "+
 			"or import the image from an archive: %w", ref, err)
+	case strings.Contains(err.Error(), "no match for platform"):
+		return invalid("image %s is not made for linux/%s, which this machine is; use another or a constraint on the architecture",
+			ref, runtime.GOARCH)
 	case errdefs.IsNotFound(err):
 		return invalid("image %s is not on this machine, and its registry has no such image; check the name: %v", ref, err)
 	default:

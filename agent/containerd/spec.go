@@ -66,6 +66,9 @@ func (x *Executor) spec(ctx context.Context, t executor.Task, container string, 
 	p.NoNewPrivileges = true
 	p.Capabilities = capabilities()
 	p.Rlimits = []specs.POSIXRlimit{fileLimit()}
+	if err := checkStrings(t.Spec); err != nil {
+		return nil, err
+	}
 	p.Env = environment(img.config.Env, t.Spec.Env)
 	if p.Args, err = arguments(t.Spec, img); err != nil {
 		return nil, err
@@ -124,6 +127,19 @@ func environment(img []string, task map[string]string) []string {
 		out = append(out, k+"="+env[k])
 	}
 	return out
+}
+
+// checkStrings refuses what the kernel cannot pass to a program.
+func checkStrings(spec fleet.TaskSpec) error {
+	for k, v := range spec.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
+			return invalid("environment variable %q: a name has no '=', and neither name nor value a zero byte", k)
+		}
+	}
+	if i := slices.IndexFunc(spec.Command, func(s string) bool { return strings.Contains(s, "\x00") }); i >= 0 {
+		return invalid("argument %d of the command has a zero byte", i)
+	}
+	return nil
 }
 
 func arguments(spec fleet.TaskSpec, img *image) ([]string, error) {

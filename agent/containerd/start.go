@@ -27,6 +27,10 @@ import (
 // taskLabel marks Tender's containers; its value is the task id.
 const taskLabel = "tender.task"
 
+// launchTimeout bounds what Start does once it has the image, none of which
+// takes more than moments on a machine that is well.
+const launchTimeout = 2 * time.Minute
+
 // cleanupTimeout bounds what is done after the caller's context has ended.
 const cleanupTimeout = 30 * time.Second
 
@@ -54,32 +58,45 @@ func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
 		}
 		return err
 	}
-	_, err = x.client.ContainerService().Create(ctx, record)
-	if errdefs.IsAlreadyExists(err) {
-		exists, existsErr := x.exists(ctx, name)
-		if existsErr != nil || exists {
-			return existsErr
-		}
-		// An earlier start was cut short, or the machine was booted since.
-		if err := x.remove(ctx, name); err != nil {
-			return err
-		}
-		_, err = x.client.ContainerService().Create(ctx, record)
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	if err != nil {
+	// From here on the caller is heeded between the steps only. A shim whose
+	// creation is cancelled leaves a directory that bars its name until
+	// containerd is restarted, and a cancelled call may have had its effect.
+	launch, cancel := context.WithTimeout(context.WithoutCancel(ctx), launchTimeout)
+	defer cancel()
+	if exists, err := x.create(launch, record); err != nil || exists {
 		return err
 	}
 	logs := x.Logs().Path(t.ID)
 	_, statErr := os.Stat(logs)
-	defer func() {
-		if err != nil {
-			x.abandon(ctx, name)
-			if errors.Is(statErr, fs.ErrNotExist) {
-				_ = os.RemoveAll(logs)
-			}
+	err = x.launch(launch, ctx, t, img)
+	if err != nil {
+		x.abandon(ctx, name)
+		if errors.Is(statErr, fs.ErrNotExist) {
+			_ = os.RemoveAll(logs)
 		}
-	}()
-	return x.launch(ctx, name, logs, img)
+	}
+	return err
+}
+
+// create stores the container's record, unless the task exists already.
+func (x *Executor) create(ctx context.Context, record containers.Container) (exists bool, err error) {
+	_, err = x.client.ContainerService().Create(ctx, record)
+	if !errdefs.IsAlreadyExists(err) {
+		return false, err
+	}
+	exists, err = x.exists(ctx, record.ID)
+	if err != nil || exists {
+		return exists, err
+	}
+	// An earlier start was cut short, or the machine was booted since.
+	if err := x.remove(ctx, record.ID); err != nil {
+		return false, err
+	}
+	_, err = x.client.ContainerService().Create(ctx, record)
+	return false, err
 }
 
 // describe finds the image and makes the container's record.
@@ -123,9 +140,11 @@ func (x *Executor) exists(ctx context.Context, name string) (bool, error) {
 	return r.Process.Status != tasktypes.Status_CREATED, nil
 }
 
-// launch makes the container's snapshot, its shim and its process.
-func (x *Executor) launch(ctx context.Context, name, logs string, img *image) error {
-	mounts, err := x.prepare(ctx, name, img)
+// launch makes the container's snapshot, its shim and its process, unless the
+// caller gives up in between.
+func (x *Executor) launch(ctx, caller context.Context, t executor.Task, img *image) error {
+	name, logs := containerName(t.ID), x.Logs().Path(t.ID)
+	mounts, err := x.prepare(ctx, name, t, img)
 	if err != nil {
 		return err
 	}
@@ -139,6 +158,9 @@ func (x *Executor) launch(ctx context.Context, name, logs string, img *image) er
 	for _, m := range mounts {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
+	if caller.Err() != nil {
+		return caller.Err()
+	}
 	if _, err := x.client.TaskService().Create(ctx, req); err != nil {
 		return launchError(native(err))
 	}
@@ -146,27 +168,34 @@ func (x *Executor) launch(ctx context.Context, name, logs string, img *image) er
 	if _, err := os.Stat(filepath.Join(logs, "stdout.log")); err != nil {
 		return fmt.Errorf("the log writer %s %s did not open its files: %w", x.cfg.LogBinary[0], x.cfg.LogBinary[1], err)
 	}
-	if _, err := x.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: name}); err != nil {
+	if caller.Err() != nil {
+		return caller.Err()
+	}
+	_, err = x.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: name})
+	if err != nil {
 		return launchError(native(err))
 	}
 	return nil
 }
 
-// prepare makes the container's own layer on top of the image's, which it
-// unpacks again when someone has removed it.
-func (x *Executor) prepare(ctx context.Context, name string, img *image) ([]mount.Mount, error) {
+// prepare makes the container's own layer on top of the image's. When someone
+// has removed those since they were last seen, they are unpacked again.
+func (x *Executor) prepare(ctx context.Context, name string, t executor.Task, img *image) ([]mount.Mount, error) {
 	mounts, err := x.snaps.Prepare(ctx, name, img.parent)
-	if errdefs.IsAlreadyExists(err) { // left by a removal that was cut short
+	switch {
+	case errdefs.IsAlreadyExists(err): // left by a removal that was cut short
 		if err := x.snaps.Remove(ctx, name); err != nil {
 			return nil, err
 		}
-		mounts, err = x.snaps.Prepare(ctx, name, img.parent)
-	}
-	if errdefs.IsNotFound(err) {
+	case errdefs.IsNotFound(err):
 		x.images.drop(img.target)
-		return nil, fmt.Errorf("the image's unpacked layers are gone; start the task again: %v", err)
+		if img, err = x.image(ctx, t.Spec.Image); err != nil {
+			return nil, err
+		}
+	default:
+		return mounts, err
 	}
-	return mounts, err
+	return x.snaps.Prepare(ctx, name, img.parent)
 }
 
 // abandon removes what a failed start has made, also when the caller has given

@@ -14,11 +14,11 @@ func (h *handler) listAgents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := client.AgentList{Agents: []client.Agent{}}
+	list, now := client.AgentList{Agents: []client.Agent{}}, h.Now()
 	err = h.b.Read(r.Context(), func(st *state.State) {
 		holdings := held(st)
 		for _, id := range state.SortedKeys(st.Agents) {
-			list.Agents = append(list.Agents, agentDoc(h.Now(), st.Agents[id], soft.Agents[id], holdings))
+			list.Agents = append(list.Agents, agentDoc(now, st.Agents[id], soft.Agents[id], holdings))
 		}
 	})
 	if err != nil {
@@ -33,10 +33,10 @@ func (h *handler) getAgent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var doc *client.Agent
-	id := fleet.AgentID(r.PathValue("id"))
+	now, id := h.Now(), fleet.AgentID(r.PathValue("id"))
 	err = h.b.Read(r.Context(), func(st *state.State) {
 		if a := st.Agents[id]; a != nil {
-			d := agentDoc(h.Now(), a, soft.Agents[id], held(st))
+			d := agentDoc(now, a, soft.Agents[id], held(st))
 			doc = &d
 		}
 	})

@@ -12,3 +12,10 @@ func (r *Raft) FirstLog() uint64 {
 	}
 	return i
 }
+
+// Applied is the last entry that the state holds.
+func (r *Raft) Applied() uint64 {
+	r.m.mu.RLock()
+	defer r.m.mu.RUnlock()
+	return r.m.applied
+}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -14,11 +16,23 @@ import (
 // every step of every election: that is kept for debugging.
 func hclogTo(log *slog.Logger, component string) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Off, Output: io.Discard})
-	l.RegisterSink(&slogSink{log.With("component", component)})
+	l.RegisterSink(&slogSink{log: log.With("component", component), said: map[string]time.Time{}})
 	return l
 }
 
-type slogSink struct{ log *slog.Logger }
+// repeatAfter is how often one message about one peer is passed on: while a
+// replica is down Raft says so several times a second.
+const repeatAfter = 30 * time.Second
+
+// maxSaid bounds what the sink remembers.
+const maxSaid = 256
+
+type slogSink struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	said map[string]time.Time
+}
 
 // Accept implements hclog.SinkAdapter.
 func (s *slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
@@ -33,10 +47,32 @@ func (s *slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) 
 	if level <= hclog.Debug || !s.log.Enabled(ctx, to) {
 		return
 	}
+	about := msg
 	attrs := make([]slog.Attr, 0, len(args)/2)
 	for i := 0; i+1 < len(args); i += 2 {
-		key := strings.ReplaceAll(fmt.Sprint(args[i]), "-", "_")
-		attrs = append(attrs, slog.String(key, fmt.Sprint(args[i+1])))
+		key, value := strings.ReplaceAll(fmt.Sprint(args[i]), "-", "_"), fmt.Sprint(args[i+1])
+		attrs = append(attrs, slog.String(strings.ReplaceAll(key, " ", "_"), value))
+		switch key {
+		case "peer", "target", "server_id", "from":
+			about += " " + value
+		}
 	}
-	s.log.LogAttrs(ctx, to, msg, attrs...)
+	if to == slog.LevelDebug || s.first(about) {
+		s.log.LogAttrs(ctx, to, msg, attrs...)
+	}
+}
+
+// first reports whether a message has not been passed on lately.
+func (s *slogSink) first(about string) bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at, ok := s.said[about]; ok && now.Sub(at) < repeatAfter {
+		return false
+	}
+	if len(s.said) >= maxSaid {
+		clear(s.said)
+	}
+	s.said[about] = now
+	return true
 }

@@ -39,7 +39,9 @@ type trio struct {
 	tune func(*registrar.Config)
 	// conn makes a replica's socket; nil means UDP on loopback.
 	conn func(addr string) net.PacketConn
-	all  []*replica
+	// plain gives the replicas real UDP sockets, which cannot go silent.
+	plain bool
+	all   []*replica
 }
 
 func newTrio(tb testing.TB, dir string, tune func(*registrar.Config)) *trio {
@@ -83,6 +85,9 @@ func (c *trio) up(id, addr string, bootstrap bool) *replica {
 		}
 		r.socket = &socket{PacketConn: udp}
 		conn = r.socket
+		if c.plain {
+			conn = udp
+		}
 	}
 	var err error
 	r.endpoint, err = transport.Listen(transport.Config{

@@ -81,7 +81,7 @@ func (d *dev) run(ctx context.Context) error {
 	ready := make(chan struct{})
 	g.Go(func() error {
 		return controlplane.Run(ctx, controlplane.Config{
-			DataDir: data, Listen: addr, Socket: socket, Log: d.log, Ready: func() { close(ready) },
+			DataDir: data, Listen: addr, Socket: socket, Log: d.log, Version: version.String(), Ready: func() { close(ready) },
 		})
 	})
 	g.Go(func() error {

@@ -186,7 +186,7 @@ func runCommand() *cobra.Command {
 			return err
 		}
 		return controlplane.Run(cmd.Context(), controlplane.Config{
-			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log,
+			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.String(),
 		})
 	}
 	return cmd

@@ -181,7 +181,7 @@ func (a *agent) report(f *Fleet, id fleet.TaskID, st fleet.Status) {
 	w.seq++
 	st.Task, st.Time = id, f.now
 	u := fleet.StatusUpdate{ID: fleet.UpdateID(fmt.Sprintf("%s-%d", id, w.seq)), Seq: w.seq, Status: st}
-	// A task's updates arrive one by one, each after the commit of the last.
+	// Later, for the leader is in the middle of a step.
 	f.todo = append(f.todo, func() {
 		f.step(leader.Report{Agent: a.id, Session: a.session, Updates: []fleet.StatusUpdate{u}})
 	})

@@ -1,0 +1,89 @@
+package containerd
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/test/ctrd"
+	testimage "github.com/tenderfleet/tender/test/image"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+func TestPull(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	pullScenarios(t, w)
+}
+
+func TestPullOnContainerd2(t *testing.T) {
+	pullScenarios(t, newWorld(t, ctrd.V2(t)))
+}
+
+func pullScenarios(t *testing.T, w *world) {
+	r := w.registry
+	x := w.open(t)
+	run := func(image string) executor.Task {
+		t := task("pulled", sh("echo pulled"))
+		t.Spec.Image = image
+		return t
+	}
+	t.Run("one of many downloads", func(t *testing.T) {
+		ref := r.push(t, "shared", true, testimage.Options{Env: []string{"A=1"}, Files: map[string]testimage.File{"/unique": {}}})
+		var wg sync.WaitGroup
+		for _, id := range []fleet.TaskID{"one", "two", "three", "four"} {
+			wg.Go(func() {
+				task := run(ref)
+				task.ID = id
+				wantPrinted(t, x, task, "pulled\n")
+			})
+		}
+		wg.Wait()
+		if n := r.fetched(); n != 2 {
+			t.Errorf("%d blobs were fetched, want a layer and a configuration", n)
+		}
+		r.setRefuse(http.StatusInternalServerError) // it is here now
+		defer r.setRefuse(0)
+		wantPrinted(t, x, run(ref), "pulled\n")
+	})
+	t.Run("unpacked layers that were removed are made again", func(t *testing.T) {
+		ref := r.push(t, "layers", false, testimage.Options{Env: []string{"A=2"}, Files: map[string]testimage.File{"/only/here": {}}})
+		wantPrinted(t, x, run(ref), "pulled\n")
+		img, err := x.image(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.snaps.Remove(t.Context(), img.parent); err != nil {
+			t.Fatal(err)
+		}
+		wantPrinted(t, x, run(ref), "pulled\n")
+	})
+	for name, c := range map[string]struct {
+		ref     string
+		status  int
+		invalid bool
+		want    string
+	}{
+		"unknown image":   {r.host + "/nobody/has:1", 0, true, "its registry has no such image"},
+		"foreign image":   {r.push(t, "foreign", false, testimage.Options{Arch: "arm64", Env: []string{"A=3"}}), 0, true, "is for linux/arm64, this machine is linux/"},
+		"foreign index":   {r.push(t, "foreign-index", true, testimage.Options{Arch: "s390x", Env: []string{"A=4"}}), 0, true, "is not made for linux/"},
+		"no access":       {r.host + "/private:1", http.StatusUnauthorized, true, "refuses access"},
+		"registry is ill": {r.host + "/ill:1", http.StatusInternalServerError, false, "try again later"},
+		"no registry":     {"127.0.0.1:1/nothing:1", 0, false, "the registry cannot be reached"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.setRefuse(c.status)
+			defer r.setRefuse(0)
+			err := x.Start(t.Context(), run(c.ref))
+			if err == nil || errors.Is(err, executor.ErrInvalid) != c.invalid || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q in it", err, c.want)
+			}
+			if errors.Is(err, executor.ErrUnavailable) {
+				t.Errorf("the registry's trouble is taken for containerd's: %v", err)
+			}
+		})
+	}
+	w.checkClean(t)
+}
