@@ -20,8 +20,6 @@ CONTAINERD2         := $(shell sed -n 's/^const v2Version = "\(.*\)"/\1/p' test/
 TENDER_CONTAINERD2  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tender-test/containerd-$(CONTAINERD2)
 export TENDER_CONTAINERD2
 
-# Nothing may fetch another Go than the one that is here.
-export GOTOOLCHAIN ?= local
 # Debian keeps nft and the like where only root looks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
@@ -50,8 +48,8 @@ containerd2: deps ## build a containerd 2.x for the tests, once
 	mkdir out
 	GOFLAGS= CGO_ENABLED=1 go build $$tags -o out github.com/containerd/containerd/v2/cmd/containerd
 	GOFLAGS= CGO_ENABLED=0 go build $$tags -o out github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
-	mkdir -p "$$dir"
-	mv out/* "$$dir"
+	rm -rf "$$dir"
+	mv out "$$dir"
 
 # The agent looks NVML up when it runs: on a machine without GPUs there is no
 # such library, and lazy binding lets the agent start all the same.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,7 +35,9 @@ type Config struct {
 	// Offer limits what is given to the pool; nil fields mean all there is.
 	Offer   Offer
 	Version string
-	Log     *slog.Logger
+	// Conn replaces the UDP socket that the agent dials from; Run closes it.
+	Conn net.PacketConn
+	Log  *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
 }
@@ -81,9 +84,18 @@ func pkiDir(state string) string { return filepath.Join(state, "pki") }
 // ErrJoined: the machine already belongs to a control plane.
 var ErrJoined = errors.New("this machine has joined already")
 
+// JoinOptions describe the machine that joins.
+type JoinOptions struct {
+	StateDir string
+	Hostname string // what the agent's id is made from
+	// Conn replaces the UDP socket; Join closes it once it asks.
+	Conn net.PacketConn
+}
+
 // Join makes this machine an agent. The key is made here and never leaves.
 // Nothing is stored unless the control plane admits the machine.
-func Join(ctx context.Context, line pki.JoinLine, stateDir, hostname string) (fleet.AgentID, error) {
+func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID, error) {
+	stateDir := o.StateDir
 	if line.Kind != pki.KindAgent {
 		return "", fmt.Errorf("this join line admits a %s, not an agent; make one with: tender token create", line.Kind)
 	}
@@ -101,11 +113,11 @@ func Join(ctx context.Context, line pki.JoinLine, stateDir, hostname string) (fl
 	if err != nil {
 		return "", fmt.Errorf("make key: %w", err)
 	}
-	req, err := enroll.NewRequest(line, key, hostname)
+	req, err := enroll.NewRequest(line, key, o.Hostname)
 	if err != nil {
 		return "", err
 	}
-	reply, err := transport.Enrol(ctx, line, req)
+	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
 	if err != nil {
 		return "", err
 	}

@@ -71,7 +71,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		return ctx.Err()
 	}
 	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred})
+	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn})
 	if err != nil {
 		return err
 	}

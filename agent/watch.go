@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"os"
 	"slices"
 	"time"
 
@@ -21,18 +22,51 @@ func (a *Agent) watch(ctx context.Context) error {
 	events := a.cfg.Devices.Events(ctx)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	sweep := time.NewTicker(time.Hour)
+	defer sweep.Stop()
 	for {
 		a.look(ctx)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case now := <-sweep.C:
+			a.sweepLogs(now)
 		case e, ok := <-events:
 			if !ok {
 				events = nil
 				continue
 			}
 			a.log.Warn("GPU event", "gpu", e.UUID, "xid", e.XID, "health", e.Health.String(), "reason", e.Reason)
+		}
+	}
+}
+
+// keepLogs is how long the output of an ended task is kept: Mesos's sandboxes
+// go after a week as well.
+const keepLogs = 7 * 24 * time.Hour
+
+// sweepLogs removes the output of tasks that are not held any more and were
+// silent for keepLogs.
+func (a *Agent) sweepLogs(now time.Time) {
+	entries, err := os.ReadDir(string(a.cfg.Logs))
+	if err != nil {
+		return // no task has printed anything yet
+	}
+	for _, e := range entries {
+		id := fleet.TaskID(e.Name())
+		info, err := e.Info()
+		if err != nil || now.Sub(info.ModTime()) < keepLogs {
+			continue
+		}
+		a.mu.Lock()
+		_, held := a.ended[id]
+		a.mu.Unlock()
+		if held {
+			continue
+		}
+		if err := a.cfg.Logs.Remove(id); err != nil {
+			a.log.Warn("old logs not removed", "task", id, "error", err)
 		}
 	}
 }

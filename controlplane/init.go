@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"time"
 
@@ -175,6 +176,8 @@ type JoinOptions struct {
 	DataDir string
 	ID      fleet.ReplicaID // proposed; the control plane may add to it
 	Addr    string          // advertised HOST:PORT
+	// Conn replaces the UDP socket; Join closes it once it asks.
+	Conn net.PacketConn
 }
 
 // Join makes this machine a replica of an existing control plane. Its keys are
@@ -203,7 +206,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaI
 		return "", err
 	}
 	req.IntermediateCSR, req.Addr = interCSR, o.Addr
-	reply, err := transport.Enrol(ctx, line, req)
+	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
 	if err != nil {
 		return "", err
 	}

@@ -35,6 +35,10 @@ type Config struct {
 	DataDir string
 	// Listen is the address of the UDP and TCP port, ":7443" by default.
 	Listen string
+	// Conn and API replace the two ports; the replica closes them. With a Conn
+	// and without an API, nothing is served over TCP unless Listen is set.
+	Conn net.PacketConn
+	API  net.Listener
 	// Socket is the path of the local API, empty for none.
 	Socket  string
 	Version string
@@ -66,20 +70,21 @@ type Replica struct {
 // Run serves until ctx ends or a part fails for good. All goroutines have
 // ended when it returns.
 func Run(ctx context.Context, cfg Config) error {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Listen == "" {
-		cfg.Listen = ":" + DefaultPort
-	}
-	r, err := open(cfg)
+	r, err := Open(cfg)
 	if err != nil {
 		return err
 	}
-	return r.serve(ctx)
+	return r.Serve(ctx)
 }
 
-func open(cfg Config) (*Replica, error) {
+// Open starts Raft on an open UDP port. Serve must follow: it is what ends them.
+func Open(cfg Config) (*Replica, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Listen == "" && cfg.Conn == nil {
+		cfg.Listen = ":" + DefaultPort
+	}
 	r := &Replica{cfg: cfg, dir: layout(cfg.DataDir), log: cfg.Log}
 	var err error
 	if r.self, err = r.dir.load(); err != nil {
@@ -93,7 +98,7 @@ func open(cfg Config) (*Replica, error) {
 		return nil, err
 	}
 	r.port, err = transport.Listen(transport.Config{
-		Addr: cfg.Listen, Holder: r.cred, Allow: r.allow, StatelessResetKey: reset, Log: cfg.Log,
+		Addr: cfg.Listen, Conn: cfg.Conn, Holder: r.cred, Allow: r.allow, StatelessResetKey: reset, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -170,18 +175,15 @@ func (r *Replica) renewSelf(ctx context.Context) error {
 	return nil
 }
 
-func (r *Replica) serve(ctx context.Context) error {
+// Serve does what Run does after Open.
+func (r *Replica) Serve(ctx context.Context) error {
+	public, local, err := r.listen()
+	if err != nil {
+		return errors.Join(err, r.raft.Close(), r.port.Close())
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	ln, err := net.Listen("tcp", r.cfg.Listen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("open the API's port: %w", err), r.raft.Close(), r.port.Close())
-	}
-	local, err := r.listenLocal()
-	if err != nil {
-		return errors.Join(err, ln.Close(), r.raft.Close(), r.port.Close())
-	}
 	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Allow: r.allow, Changed: r.changed}
-	public := api.Handler(r, opts)
+	handler := api.Handler(r, opts)
 	opts.Local = true
 	opts.Forward = &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, "http/1.1"), ResponseHeaderTimeout: time.Minute, IdleConnTimeout: time.Minute,
@@ -190,9 +192,11 @@ func (r *Replica) serve(ctx context.Context) error {
 	g.Go(func() error { return r.acceptJoiners(ctx, g) })
 	g.Go(func() error { return r.campaign(ctx) })
 	g.Go(func() error { return r.renewing(ctx) })
-	g.Go(func() error {
-		return serveHTTP(ctx, tls.NewListener(ln, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), public)
-	})
+	if public != nil {
+		g.Go(func() error {
+			return serveHTTP(ctx, tls.NewListener(public, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), handler)
+		})
+	}
 	if local != nil {
 		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts)) })
 	}
@@ -210,6 +214,20 @@ func (r *Replica) serve(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// listen opens the API's ports; either may be nil.
+func (r *Replica) listen() (public, local net.Listener, err error) {
+	public = r.cfg.API
+	if public == nil && r.cfg.Listen != "" {
+		if public, err = net.Listen("tcp", r.cfg.Listen); err != nil {
+			return nil, nil, fmt.Errorf("open the API's port: %w", err)
+		}
+	}
+	if local, err = r.listenLocal(); err != nil && public != nil {
+		err = errors.Join(err, public.Close())
+	}
+	return public, local, err
 }
 
 // listenLocal opens the API for this machine's root and the server's user.

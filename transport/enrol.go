@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"io"
+	"net"
 
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/enroll"
@@ -19,7 +20,12 @@ const (
 // Enrol joins over QUIC: it asks the replicas that line names, one after the
 // other, until one admits, one refuses for good, or ctx ends.
 func Enrol(ctx context.Context, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
-	dialer, err := NewDialer(DialerConfig{})
+	return EnrolFrom(ctx, nil, line, req)
+}
+
+// EnrolFrom is Enrol from the socket conn, which it closes; nil is any.
+func EnrolFrom(ctx context.Context, conn net.PacketConn, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
+	dialer, err := NewDialer(DialerConfig{Conn: conn})
 	if err != nil {
 		return enroll.Reply{}, err
 	}

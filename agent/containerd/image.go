@@ -19,12 +19,14 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -210,23 +212,29 @@ const maxUsers = 64
 // leased runs f under a lease that keeps what it makes from containerd's
 // garbage collector. The client's own leases would stay for a day when ctx
 // ends early; this one is given back, with what nothing refers to.
-func (x *Executor) leased(ctx context.Context, f func(context.Context) error) error {
-	service := x.client.LeasesService()
-	l, err := service.Create(ctx, leases.WithID("tender-"+randomName()), leases.WithExpiration(24*time.Hour))
-	if err != nil {
+func (x *Executor) leased(ctx context.Context, f func(context.Context) error) (err error) {
+	service, id := x.client.LeasesService(), "tender-"+randomName()
+	defer func() {
+		var opts []leases.DeleteOpt
+		if err != nil {
+			opts = append(opts, leases.SynchronousDelete)
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		delErr := service.Delete(ctx, leases.Lease{ID: id}, opts...)
+		if delErr != nil && !errdefs.IsNotFound(delErr) {
+			x.log.WarnContext(ctx, "cannot give back a lease; it expires within a day", "lease", id, "error", delErr)
+		}
+	}()
+	// Also when this is cancelled it may have had its effect.
+	if _, err := service.Create(ctx, leases.WithID(id), leases.WithExpiration(24*time.Hour)); err != nil {
 		return err
 	}
-	err = f(leases.WithLease(ctx, l.ID))
-	var opts []leases.DeleteOpt
-	if err != nil {
-		opts = append(opts, leases.SynchronousDelete)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-	defer cancel()
-	if delErr := service.Delete(ctx, l, opts...); delErr != nil {
-		x.log.WarnContext(ctx, "cannot give back a lease; it expires within a day", "lease", l.ID, "error", delErr)
-	}
-	return err
+	// The client would write lines of its own to stderr; what matters is in
+	// its errors.
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	return f(log.WithLogger(leases.WithLease(ctx, id), logrus.NewEntry(quiet)))
 }
 
 // containerName is the name of the task's container: the task's own where

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -17,8 +16,6 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
 )
 
 // pull fetches the image from its registry, for this machine's platform only,
@@ -36,11 +33,8 @@ func (x *Executor) pull(ctx context.Context, ref string) (*image, error) {
 		}
 	}
 	x.log.InfoContext(ctx, "pulling image", "image", ref)
-	// The client would write its own lines to stderr; what matters is in err.
-	quiet := logrus.New()
-	quiet.SetOutput(io.Discard)
 	var img client.Image
-	err = x.leased(log.WithLogger(ctx, logrus.NewEntry(quiet)), func(ctx context.Context) (err error) {
+	err = x.leased(ctx, func(ctx context.Context) (err error) {
 		img, err = x.client.Pull(ctx, ref,
 			client.WithResolver(x.resolver()),
 			client.WithPullUnpack,

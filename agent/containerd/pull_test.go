@@ -67,8 +67,8 @@ func pullScenarios(t *testing.T, w *world) {
 		want    string
 	}{
 		"unknown image":   {r.host + "/nobody/has:1", 0, true, "its registry has no such image"},
-		"foreign image":   {r.push(t, "foreign", false, testimage.Options{Arch: "arm64", Env: []string{"A=3"}}), 0, true, "is for linux/arm64, this machine is linux/"},
-		"foreign index":   {r.push(t, "foreign-index", true, testimage.Options{Arch: "s390x", Env: []string{"A=4"}}), 0, true, "is not made for linux/"},
+		"foreign image":   {r.push(t, "foreign", false, testimage.Options{Arch: foreignArch, Env: []string{"A=3"}}), 0, true, "is for linux/s390x, this machine is linux/"},
+		"foreign index":   {r.push(t, "foreign-index", true, testimage.Options{Arch: foreignArch, Env: []string{"A=4"}}), 0, true, "is not made for linux/"},
 		"no access":       {r.host + "/private:1", http.StatusUnauthorized, true, "refuses access"},
 		"registry is ill": {r.host + "/ill:1", http.StatusInternalServerError, false, "try again later"},
 		"no registry":     {"127.0.0.1:1/nothing:1", 0, false, "the registry cannot be reached"},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,12 +26,9 @@ import (
 // TestMain makes this binary the log writer too, as the agent's binary is.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "log" {
-		os.Exit(tasklog.Main(os.Args[2:]))
-	}
-	// Under the race detector a program sleeps for a second when it exits;
-	// containerd hands this on to the log writers.
-	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
-		panic(err)
+		// Under the race detector os.Exit takes a second, for which the shim
+		// would wait.
+		syscall.Exit(tasklog.Main(os.Args[2:]))
 	}
 	os.Exit(m.Run())
 }
@@ -38,7 +36,9 @@ func TestMain(m *testing.M) {
 const (
 	busybox = "example.org/tests/busybox:1"
 	foreign = "example.org/tests/foreign:1"
-	greedy  = "example.org/tests/greedy:1"
+	// foreignArch is not this machine's, whichever that is.
+	foreignArch = "s390x"
+	greedy      = "example.org/tests/greedy:1"
 )
 
 // world is a private containerd with the test images, and how to make an
@@ -63,10 +63,9 @@ func newWorld(t testing.TB, binary string) *world {
 		PlainHTTPRegistries: []string{w.registry.host},
 	}
 	x := w.open(t)
-	otherArch := "arm64"
 	for _, o := range []testimage.Options{
 		{Name: busybox},
-		{Name: foreign, Arch: otherArch},
+		{Name: foreign, Arch: foreignArch},
 		{Name: greedy, Env: []string{"NVIDIA_VISIBLE_DEVICES=all"}, User: "user", WorkDir: "/tmp", Cmd: []string{"pwd"}},
 	} {
 		archive, err := testimage.Build(o)

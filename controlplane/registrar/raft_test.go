@@ -21,7 +21,10 @@ import (
 
 func TestOneReplica(t *testing.T) {
 	registrartest.Run(t, func(t *testing.T) registrartest.Registrar {
-		c := newTrio(t, t.TempDir(), nil)
+		c := newTrio(t, t.TempDir(), func(cfg *registrar.Config) {
+			// No peers: nothing is lost by hurrying the election.
+			cfg.Heartbeat, cfg.Election, cfg.Lease = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+		})
 		c.start(1)
 		return c.all[0].Raft
 	})

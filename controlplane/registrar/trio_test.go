@@ -100,7 +100,7 @@ func (c *trio) up(id, addr string, bootstrap bool) *replica {
 	}
 	r.cfg = registrar.Config{
 		ID: fleet.ReplicaID(id), Addr: r.endpoint.Addr().String(), Bootstrap: bootstrap,
-		Endpoint: r.endpoint, Log: slog.New(slog.NewTextHandler(c.tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Endpoint: r.endpoint, Log: slog.New(slog.NewTextHandler(c.tb.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	}
 	if c.dir != "" {
 		r.cfg.Dir = filepath.Join(c.dir, id)

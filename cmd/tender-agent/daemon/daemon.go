@@ -98,7 +98,7 @@ func joinCommand() *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
 		defer cancel()
-		id, err := agent.Join(ctx, line, v.GetString("state"), *hostname)
+		id, err := agent.Join(ctx, line, agent.JoinOptions{StateDir: v.GetString("state"), Hostname: *hostname})
 		if err != nil {
 			return err
 		}

@@ -219,8 +219,8 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// args checks the number of arguments; names are shown to who gives too few.
-func args(least, most int, names string) cobra.PositionalArgs {
+// arity checks the number of arguments; names are shown to who gives too few.
+func arity(least, most int, names string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:

@@ -86,10 +86,24 @@ func (a *app) settle(v *viper.Viper, flags *pflag.FlagSet) error {
 			}
 		}
 	}
-	// The nearer of the two decides: a flag goes before the file.
-	s.socketAsked = s.socket != "" && (len(s.servers) == 0 || flags.Changed("socket") && !flags.Changed("server"))
+	// What was said nearer to the command decides.
+	s.socketAsked = a.nearness(flags, "socket", s.socket != "") > a.nearness(flags, "server", len(s.servers) > 0)
 	a.settings = s
 	return nil
+}
+
+// nearness ranks where a setting comes from: flag, environment, file, nowhere.
+func (a *app) nearness(flags *pflag.FlagSet, key string, set bool) int {
+	switch {
+	case !set:
+		return 0
+	case flags.Changed(key):
+		return 3
+	case a.env["TENDER_"+strings.ToUpper(key)] != "":
+		return 2
+	default:
+		return 1
+	}
 }
 
 // serverAddr completes an address with the port of a replica.

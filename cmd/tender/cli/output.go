@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -151,5 +152,6 @@ func labels(m map[string]string) string {
 	for k, v := range m {
 		pairs = append(pairs, k+"="+v)
 	}
-	return strings.Join(sorted(pairs), ",")
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
 }
