@@ -129,8 +129,9 @@ fuzz: ## fuzz each decoder for FUZZTIME (10s)
 bench: ## run the benchmarks
 	@go test -run '^$$' -bench . -benchmem ./... | grep -v -e '^?' -e '^ok' -e '^PASS'
 
-demo: build containerd2 ## a trio, a NAT and agents behind it, on this machine (needs root)
-	@test/demo/demo.sh
+demo: build ## a trio, a NAT and agents behind it, on this machine (needs root)
+	@go build -o $(BIN)/demo ./test/demo
+	exec $(BIN)/demo $(BIN)
 
 clean: ## remove what was built
 	@rm -rf bin dist

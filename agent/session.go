@@ -27,6 +27,11 @@ const (
 	// bannedWait is between two tries of an agent that was told not to come
 	// back: a person has to act, but the agent must not need a visit then.
 	bannedWait = 5 * time.Minute
+	// replyTime is how long a replica may take to answer a beat. A replica that
+	// died says nothing, and QUIC alone would notice after a minute.
+	replyTime = 5 * time.Second
+	// dialTime bounds one try to reach a replica: others may be waiting.
+	dialTime = 3 * time.Second
 )
 
 // link is one established session: its outbox, and what it was told.
@@ -34,6 +39,8 @@ type link struct {
 	conn    transport.Session
 	control *wire.Conn
 	beat    time.Duration
+
+	heard chan struct{} // something has arrived; holds one
 
 	mu       sync.Mutex
 	pull     *lifecycle.Pull
@@ -88,6 +95,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if time.Since(began) > 30*time.Second {
 			back.Reset()
 		}
+		d.avoid(addr)
 		wait := back.Next(rand.Float64())
 		var refused *refusedError
 		var closed *transport.CloseError
@@ -115,6 +123,13 @@ type rounds struct {
 	hinted string
 }
 
+// avoid makes another address the next one, if there is one.
+func (d *rounds) avoid(addr string) {
+	if n := len(d.addrs); n > 1 && d.addrs[d.at%n] == addr {
+		d.at++
+	}
+}
+
 func (d *rounds) hint(addr string) { d.hinted = addr }
 
 func (d *rounds) next() string {
@@ -132,7 +147,9 @@ func (e *refusedError) Error() string { return e.r.Text }
 
 // session dials one replica and carries the session until it ends.
 func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr string, d *rounds) error {
-	conn, err := dialer.Dial(ctx, addr, transport.ALPNAgent, nil)
+	dialCtx, cancel := context.WithTimeout(ctx, dialTime)
+	conn, err := dialer.Dial(dialCtx, addr, transport.ALPNAgent, nil)
+	cancel()
 	if err != nil {
 		return err
 	}
@@ -145,7 +162,7 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 		return err
 	}
 	d.addrs = welcome.Replicas
-	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1)}
+	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
@@ -276,6 +293,10 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 		if err != nil {
 			return fmt.Errorf("read control stream: %w", err)
 		}
+		select {
+		case l.heard <- struct{}{}:
+		default:
+		}
 		switch msg := msg.(type) {
 		case wire.DesiredSet:
 			a.emit(ctx, lifecycle.Desired{Desired: msg.Desired})
@@ -291,12 +312,17 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 	}
 }
 
+// errSilent: the replica does not answer a beat any more.
+var errSilent = fmt.Errorf("the replica was silent for %v after a beat", replyTime)
+
 // maxReport bounds the updates in one message.
 const maxReport = 512
 
 func (a *Agent) send(ctx context.Context, l *link) error {
 	beat := time.NewTicker(l.beat)
 	defer beat.Stop()
+	reply := time.NewTimer(replyTime)
+	defer reply.Stop()
 	if err := l.control.Send(a.readings(ctx)); err != nil {
 		return fmt.Errorf("send readings: %w", err)
 	}
@@ -305,8 +331,13 @@ func (a *Agent) send(ctx context.Context, l *link) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-l.heard:
+			reply.Stop()
+		case <-reply.C:
+			return errSilent
 		case <-beat.C:
 			msgs = append(msgs, a.readings(ctx))
+			reply.Reset(replyTime)
 		case <-l.wake:
 			msgs = l.take()
 		}

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
@@ -37,7 +38,11 @@ func (a *Agent) watch(ctx context.Context) error {
 				events = nil
 				continue
 			}
-			a.log.Warn("GPU event", "gpu", e.UUID, "xid", e.XID, "health", e.Health.String(), "reason", e.Reason)
+			level := slog.LevelWarn
+			if e.UUID == "" { // about the driver as a whole: told by Inventory, too
+				level = slog.LevelDebug
+			}
+			a.log.Log(ctx, level, "GPU event", "gpu", e.UUID, "xid", e.XID, "health", e.Health.String(), "reason", e.Reason)
 		}
 	}
 }
@@ -55,8 +60,7 @@ func (a *Agent) sweepLogs(now time.Time) {
 	}
 	for _, e := range entries {
 		id := fleet.TaskID(e.Name())
-		info, err := e.Info()
-		if err != nil || now.Sub(info.ModTime()) < keepLogs {
+		if now.Sub(lastWrite(a.cfg.Logs.Path(id))) < keepLogs {
 			continue
 		}
 		a.mu.Lock()
@@ -69,6 +73,18 @@ func (a *Agent) sweepLogs(now time.Time) {
 			a.log.Warn("old logs not removed", "task", id, "error", err)
 		}
 	}
+}
+
+// lastWrite is when a file of the directory was last written to.
+func lastWrite(dir string) time.Time {
+	var last time.Time
+	files, _ := os.ReadDir(dir) // none: there is nothing to keep
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
 }
 
 // look declares nothing while the container runtime does not answer: what is

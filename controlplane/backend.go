@@ -126,3 +126,6 @@ func (r *Replica) termNow() (*term, uint64) {
 	}
 	return t, t.number
 }
+
+// Stale gives fn this replica's own copy of the state; it never blocks.
+func (r *Replica) Stale(fn func(*state.State)) { r.raft.Stale(fn) }

@@ -201,9 +201,10 @@ func (r *Replica) Serve(ctx context.Context) error {
 		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts)) })
 	}
 	g.Go(func() error {
-		// Ends what blocks on the ports. Raft goes first, so that a follower
-		// hears of it and the others elect at once.
+		// Ends what blocks on the ports. A leader hands over first: the others
+		// then need not wait for an election.
 		<-ctx.Done()
+		r.handOver()
 		return errors.Join(r.raft.Close(), r.port.Close())
 	})
 	r.log.Info("replica serves", "replica", r.self.ID, "addr", r.self.Addr, "listen", r.cfg.Listen)
@@ -228,6 +229,19 @@ func (r *Replica) listen() (public, local net.Listener, err error) {
 		err = errors.Join(err, public.Close())
 	}
 	return public, local, err
+}
+
+// handOver gives leadership to another replica, if there is one and this
+// replica leads. Without it the others take over by election.
+func (r *Replica) handOver() {
+	if id, _ := r.raft.Leader(); id != r.self.ID || len(r.raft.Replicas()) < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := r.raft.Transfer(ctx); err != nil {
+		r.log.Warn("leadership not handed over", "error", err)
+	}
 }
 
 // listenLocal opens the API for this machine's root and the server's user.

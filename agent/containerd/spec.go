@@ -99,6 +99,9 @@ func (x *Executor) isolate(ctx context.Context, s *specs.Spec, t executor.Task) 
 		return nil
 	}
 	edit, err := x.cfg.Isolate(ctx, t.Resources.GPUs)
+	if err != nil && ctx.Err() != nil {
+		return err // a slow driver is no fault of the task
+	}
 	if err != nil {
 		return invalid("prepare GPUs %v: %w", t.Resources.GPUs, err)
 	}

@@ -145,7 +145,7 @@ func (w *world) fixture() executortest.Fixture {
 		Signal:   func(sig int) []string { return sh(`sh -c 'kill -` + strconv.Itoa(sig) + ` $$'; exit $?`) },
 		Hog:      []string{"tail", "-c", "200000000", "/dev/zero"},
 		Polite:   sh(`trap 'exit 0' TERM; echo ready; sleep 1000 & wait`),
-		Stubborn: []string{"sleep", "1000"},
+		Stubborn: sh("echo ready; exec sleep 1000"),
 		Missing:  []string{"no-such-program"},
 		Ready: func(t *testing.T, id fleet.TaskID) {
 			file := filepath.Join(logs.Path(id), "stdout.log")

@@ -76,7 +76,9 @@ func (b *bench) step(ev lifecycle.Event) []lifecycle.Action {
 	return acts
 }
 
-func (b *bench) logf(f string, args ...any) { b.log = append(b.log, strings.TrimSpace(fmt.Sprintf(f, args...))) }
+func (b *bench) logf(f string, args ...any) {
+	b.log = append(b.log, strings.TrimSpace(fmt.Sprintf(f, args...)))
+}
 
 func (b *bench) expect(want ...string) {
 	b.t.Helper()

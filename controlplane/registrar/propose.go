@@ -16,7 +16,7 @@ import (
 // maxInFlight is how many entries may be on their way to a majority. Two keep
 // disk and network busy at once; with more, entries become smaller, not more
 // commands pass.
-const maxInFlight = 3
+const maxInFlight = 2
 
 // proposal is one Propose on its way.
 type proposal struct {

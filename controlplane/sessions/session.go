@@ -31,6 +31,7 @@ type session struct {
 	mu   sync.Mutex
 	soft Soft
 	// The outbox: acknowledgements add up, of desired sets the last one counts.
+	beat    bool // a beat waits for its answer
 	acks    []wire.Ack
 	desired *wire.DesiredSet
 	wake    chan struct{}
@@ -208,6 +209,7 @@ func (s *session) read(control *wire.Conn) error {
 		s.mu.Unlock()
 		switch msg := msg.(type) {
 		case wire.Readings:
+			s.queue(wire.Acks{}) // lets the agent know that the replica lives
 		case wire.Pull:
 			s.emit(leader.Pull{Agent: s.id, Session: s.number, Generation: msg.Generation, Full: msg.Full})
 		case wire.Report:
@@ -225,6 +227,7 @@ func (s *session) queue(msg wire.Message) {
 	s.mu.Lock()
 	switch msg := msg.(type) {
 	case wire.Acks:
+		s.beat = s.beat || len(msg.Acks) == 0
 		s.acks = append(s.acks, msg.Acks...)
 	case wire.DesiredSet:
 		s.desired = &msg
@@ -249,10 +252,10 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 		case <-s.wake:
 		}
 		s.mu.Lock()
-		acks, desired := s.acks, s.desired
-		s.acks, s.desired = nil, nil
+		acks, desired, beat := s.acks, s.desired, s.beat
+		s.acks, s.desired, s.beat = nil, nil, false
 		s.mu.Unlock()
-		if len(acks) > 0 {
+		if len(acks) > 0 || beat {
 			if err := control.Send(wire.Acks{Acks: acks}); err != nil {
 				return fmt.Errorf("send acknowledgements: %w", err)
 			}

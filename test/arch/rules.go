@@ -144,9 +144,9 @@ var owners = []owner{
 	},
 	{
 		[]string{"github.com/opencontainers/runtime-spec/..."},
-		[]string{"./gpu/isolate/...", "./agent/containerd/...", "./test/..."},
+		[]string{"./gpu/isolate/...", "./agent/containerd/...", "./cmd/tender-agent/...", "./test/..."},
 		false,
-		"a container's spec is written where the container is made",
+		"a container's spec is written where the container is made; the agent's main joins the two ends",
 	},
 	{
 		[]string{"github.com/containerd/...", "github.com/opencontainers/..."},

@@ -133,7 +133,11 @@ func (s *stage) joinAgents(ctx context.Context) error {
 		return err
 	}
 	for _, n := range s.bed.Nodes(bed.Agent) {
-		d := ctrd.New(filepath.Join(s.dir, "ctd-"+n.Name), binary)
+		dir := filepath.Join(s.dir, "ctd-"+n.Name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		d := ctrd.New(dir, binary)
 		if err := d.Run(); err != nil {
 			return err
 		}

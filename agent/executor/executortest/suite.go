@@ -33,8 +33,8 @@ type Fixture struct {
 	Stubborn []string                // runs until KILL
 	Missing  []string                // the image has no such program
 
-	// Ready waits until a polite task would be: a program needs a moment to
-	// install its handler. May be nil.
+	// Ready waits until a polite or stubborn task is what it will be: before
+	// its program has begun, any task ends on TERM. May be nil.
 	Ready func(t *testing.T, id fleet.TaskID)
 	// Reopen returns a second executor over the same world, as an agent has
 	// after its restart.
@@ -114,10 +114,10 @@ func (s *scenario) start(id string, command []string) fleet.TaskID {
 	return t.ID
 }
 
-// startPolite returns when TERM would be heeded.
-func (s *scenario) startPolite(id string) fleet.TaskID {
+// startReady returns when the task would treat TERM as its command says.
+func (s *scenario) startReady(id string, command []string) fleet.TaskID {
 	s.t.Helper()
-	task := s.start(id, s.f.Polite)
+	task := s.start(id, command)
 	if s.f.Ready != nil {
 		s.f.Ready(s.t, task)
 	}
@@ -200,8 +200,8 @@ func endings(s *scenario) {
 }
 
 func startAgain(s *scenario) {
-	id := s.startPolite("twice")
-	s.startPolite("twice")
+	id := s.startReady("twice", s.f.Polite)
+	s.startReady("twice", s.f.Polite)
 	s.wantList(s.x, id)
 	s.wantRunning(id)
 	if err := s.x.Stop(s.ctx, id, patience); err != nil {
@@ -231,7 +231,7 @@ func startConcurrently(s *scenario) {
 }
 
 func waiters(s *scenario) {
-	id := s.startPolite("awaited")
+	id := s.startReady("awaited", s.f.Polite)
 	cancelled, cancel := context.WithCancel(s.ctx)
 	cancel()
 	_, err := s.x.Wait(cancelled, id)
@@ -257,7 +257,7 @@ func unknown(s *scenario) {
 }
 
 func stopPolite(s *scenario) {
-	id := s.startPolite("polite")
+	id := s.startReady("polite", s.f.Polite)
 	if err := s.x.Stop(s.ctx, id, 10*patience); err != nil {
 		s.t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func stopPolite(s *scenario) {
 }
 
 func stopStubborn(s *scenario) {
-	id := s.start("stubborn", s.f.Stubborn)
+	id := s.startReady("stubborn", s.f.Stubborn)
 	began := time.Now()
 	const grace = 300 * time.Millisecond
 	if err := s.x.Stop(s.ctx, id, grace); err != nil {
@@ -278,7 +278,7 @@ func stopStubborn(s *scenario) {
 	}
 	s.remove(id)
 
-	id = s.start("no-grace", s.f.Stubborn)
+	id = s.startReady("no-grace", s.f.Stubborn)
 	if err := s.x.Stop(s.ctx, id, 0); err != nil {
 		s.t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func stopAgain(s *scenario) {
 		"shorter": {10 * patience, 50 * time.Millisecond},
 		"longer":  {50 * time.Millisecond, 10 * patience},
 	} {
-		id := s.start(name, s.f.Stubborn)
+		id := s.startReady(name, s.f.Stubborn)
 		for _, grace := range graces {
 			if err := s.x.Stop(s.ctx, id, grace); err != nil {
 				s.t.Fatal(err)
@@ -313,7 +313,7 @@ func stopEnded(s *scenario) {
 }
 
 func remove(s *scenario) {
-	id := s.start("removed", s.f.Stubborn)
+	id := s.startReady("removed", s.f.Stubborn)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -337,12 +337,12 @@ func startAfterRemove(s *scenario) {
 		s.remove(id)
 	}
 	// A KILL that was due for the first must not reach the second.
-	id := s.start("again", s.f.Stubborn)
+	id := s.startReady("again", s.f.Stubborn)
 	if err := s.x.Stop(s.ctx, id, 150*time.Millisecond); err != nil {
 		s.t.Fatal(err)
 	}
 	s.remove(id)
-	s.start("again", s.f.Stubborn)
+	s.startReady("again", s.f.Stubborn)
 	ctx, cancel := context.WithTimeout(s.ctx, 300*time.Millisecond)
 	defer cancel()
 	if e, err := s.x.Wait(ctx, id); !errors.Is(err, context.DeadlineExceeded) {
@@ -354,13 +354,13 @@ func startAfterRemove(s *scenario) {
 func reattach(s *scenario) {
 	s.start("ended-before", s.f.Exit(5))
 	s.wantExit("ended-before", executor.Exit{Code: 5})
-	s.startPolite("runs-on")
+	s.startReady("runs-on", s.f.Polite)
 	x := s.f.Reopen(s.t)
 	s.x = x
 	s.wantList(x, "ended-before", "runs-on")
 	s.wantExit("ended-before", executor.Exit{Code: 5})
 	s.wantRunning("runs-on")
-	s.startPolite("runs-on")
+	s.startReady("runs-on", s.f.Polite)
 	if err := x.Stop(s.ctx, "runs-on", patience); err != nil {
 		s.t.Fatal(err)
 	}
@@ -370,7 +370,7 @@ func reattach(s *scenario) {
 }
 
 func lose(s *scenario) {
-	id := s.start("lost", s.f.Stubborn)
+	id := s.startReady("lost", s.f.Stubborn)
 	waiter := make(chan error, 1)
 	go func() {
 		_, err := s.x.Wait(s.ctx, id)
@@ -414,7 +414,7 @@ func cancelledStart(s *scenario) {
 }
 
 func outage(s *scenario) {
-	id := s.startPolite("survivor")
+	id := s.startReady("survivor", s.f.Polite)
 	waiter := make(chan error, 1)
 	go func() {
 		_, err := s.x.Wait(s.ctx, id)

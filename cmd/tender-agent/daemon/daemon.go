@@ -39,7 +39,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	}
 	root := &cobra.Command{
 		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
-		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
+		SilenceUsage: true, SilenceErrors: true, Version: version.Get().Version,
 	}
 	root.SetArgs(args)
 	root.SetIn(stdin)

@@ -76,7 +76,7 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 	}
 	cfg = agent.Config{
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
-		Offer: offer, Version: version.String(), Log: log,
+		Offer: offer, Version: version.Get().Version, Log: log,
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
 }

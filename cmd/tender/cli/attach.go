@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -26,17 +25,19 @@ func (e *taskEnded) Error() string { return fmt.Sprintf("the task ended with cod
 // for changes, one copies output, one stops the task.
 type attachment struct {
 	*app
-	c    *client.Client
-	task client.Task
-	said string // why it waits
+	c      *client.Client
+	task   client.Task
+	said   string // why it waits
+	placed bool   // that was said
 
-	tasks    chan client.Task
-	failed   chan error // asking for changes has failed for good
-	output   chan error // the end of the output
-	progress chan struct{}
-	stopped  chan error
-	copying  bool
-	stops    int
+	tasks    chan client.Task // from watch
+	failed   chan error       // watch has given up
+	output   chan error       // the copying of output has ended
+	progress chan struct{}    // output came
+	stopped  chan error       // the answer to a stop
+	copied   bool             // copying has begun
+	copying  bool             // and goes on
+	signals  int
 	wg       sync.WaitGroup
 }
 
@@ -46,30 +47,29 @@ func (a *app) runAttached(ctx context.Context, in client.Submit) error {
 		return err
 	}
 	defer c.Close()
-	var t client.Task
+	at := &attachment{
+		app: a, c: c, tasks: make(chan client.Task), failed: make(chan error, 1),
+		output: make(chan error, 1), progress: make(chan struct{}, 1), stopped: make(chan error, 1),
+	}
 	// Until the task is known to exist, a signal gives up.
 	err = a.untilSignal(ctx, func(ctx context.Context) (err error) {
-		t, err = c.Submit(ctx, in)
+		at.task, err = c.Submit(ctx, in)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	at := &attachment{
-		app: a, c: c, task: t,
-		tasks: make(chan client.Task), failed: make(chan error, 1), output: make(chan error, 1),
-		progress: make(chan struct{}, 1), stopped: make(chan error, 1),
-	}
-	return at.run(ctx)
+	return at.follow(ctx)
 }
 
-// run follows the task to its end, or until the user lets go of it.
-func (at *attachment) run(ctx context.Context) error {
+// follow stays with the task to its end, or until the user lets go of it.
+func (at *attachment) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer at.wg.Wait()
 	defer cancel()
-	at.wg.Go(func() { at.watch(ctx, at.task) })
-	at.saw(ctx, at.task)
+	first := at.task
+	at.wg.Go(func() { at.watch(ctx, first) })
+	at.saw(ctx, first)
 	var giveUp <-chan time.Time
 	for {
 		if at.task.Terminal() {
@@ -85,20 +85,24 @@ func (at *attachment) run(ctx context.Context) error {
 			at.saw(ctx, t)
 		case err := <-at.failed:
 			return err
-		case err := <-at.output:
-			at.outputEnded(err)
 		case <-at.progress:
 			if giveUp != nil {
 				giveUp = time.After(quiet)
 			}
 		case <-giveUp:
-			at.outputEnded(errors.New("nothing more came"))
+			at.incomplete(errors.New("nothing more came"))
+		case err := <-at.output:
+			var own *outputError
+			if errors.As(err, &own) {
+				return err
+			}
+			at.incomplete(err)
 		case err := <-at.stopped:
 			if err != nil {
 				at.explain(err)
 			}
-		case s := <-at.Signals:
-			if err := at.signalled(ctx, s); err != nil {
+		case <-at.Signals:
+			if err := at.signalled(ctx); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -140,25 +144,25 @@ func (at *attachment) watch(ctx context.Context, t client.Task) {
 
 // saw takes over what is known of the task and says what is new.
 func (at *attachment) saw(ctx context.Context, t client.Task) {
-	old := at.task
+	was := at.task.State
 	at.task = t
 	at.said = at.sayWaiting(t, at.said)
-	switch {
-	case t.Agent != "" && old.Agent == "" && !t.Terminal():
+	if t.Agent != "" && !at.placed {
+		at.placed = true
 		fmt.Fprintf(at.Err, "%s is placed on agent %s\n", clean(t.ID), clean(t.Agent))
-	case t.State != old.State && t.State == fleet.TaskUnreachable.String():
+	}
+	if t.State != was && t.State == fleet.TaskUnreachable.String() {
 		fmt.Fprintf(at.Err, "%s: agent %s does not answer; waiting for it to come back\n", clean(t.ID), clean(t.Agent))
 	}
-	if hasOutput(t) && !at.copying && old.ID != "" && at.output != nil {
-		at.copying = true
-		at.wg.Go(func() {
-			l := &logReader{
-				app: at.app, c: at.c, id: t.ID, progress: at.progress,
-				options: client.LogOptions{Follow: true, Tail: -1, Stdout: true, Stderr: true},
-			}
-			at.output <- l.follow(ctx)
-		})
+	if at.copied || !hasOutput(t) {
+		return
 	}
+	at.copied, at.copying = true, true
+	l := &logReader{
+		app: at.app, c: at.c, id: t.ID, progress: at.progress,
+		options: client.LogOptions{Follow: true, Tail: -1, Stdout: true, Stderr: true},
+	}
+	at.wg.Go(func() { at.output <- l.follow(ctx) })
 }
 
 // hasOutput reports whether the task has run, so that there is output to copy.
@@ -170,5 +174,60 @@ func hasOutput(t client.Task) bool {
 		return t.ExitCode != nil || t.Signal != 0 || t.OOM
 	default:
 		return false
+	}
+}
+
+// incomplete ends the copying; err is nil when all output was copied.
+func (at *attachment) incomplete(err error) {
+	at.copying = false
+	if err != nil {
+		fmt.Fprintf(at.Err, "the output is not complete: %s\nread it later with: tender task logs %s\n", clean(err.Error()), clean(at.task.ID))
+	}
+}
+
+// signalled stops the task the first time and leaves it alone the second.
+func (at *attachment) signalled(ctx context.Context) error {
+	at.signals++
+	if at.signals > 1 {
+		fmt.Fprintf(at.Err, "left %s as it is; follow it with: tender task logs -f %s\n", clean(at.task.ID), clean(at.task.ID))
+		return &taskEnded{exitInterrupted}
+	}
+	fmt.Fprintf(at.Err, "stopping %s; Ctrl-C again leaves it and returns\n", clean(at.task.ID))
+	id := at.task.ID
+	at.wg.Go(func() {
+		_, err := at.c.StopTask(ctx, id, client.Stop{})
+		if ctx.Err() != nil {
+			err = nil
+		}
+		at.stopped <- err
+	})
+	return nil
+}
+
+// Exit codes that a shell would give.
+const (
+	signalBase      = 128
+	exitInterrupted = signalBase + 2
+	exitKilled      = signalBase + 9  // what the kernel does to a task out of memory
+	exitTerminated  = signalBase + 15 // a task that was stopped before it ran
+)
+
+// ended says how the task ended, unless it is finished, and gives its code.
+func (at *attachment) ended() error {
+	t := at.task
+	if t.State != fleet.TaskFinished.String() {
+		fmt.Fprintf(at.Err, "%s: %s: %s\n", clean(t.ID), clean(t.State), clean(t.Message))
+	}
+	switch {
+	case t.OOM:
+		return &taskEnded{exitKilled}
+	case t.Signal != 0:
+		return &taskEnded{signalBase + t.Signal}
+	case t.ExitCode != nil:
+		return &taskEnded{*t.ExitCode}
+	case t.State == fleet.TaskKilled.String():
+		return &taskEnded{exitTerminated}
+	default:
+		return &taskEnded{exitOwn} // it could not run, or nobody knows how it ended
 	}
 }

@@ -131,23 +131,28 @@ func hint(next, format string, args ...any) error {
 // action is what a command does.
 type action func(ctx context.Context, args []string) error
 
+// untilSignal runs act with a context that a signal cancels.
+func (a *app) untilSignal(ctx context.Context, act func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case s := <-a.Signals:
+			cancel(fmt.Errorf("ended by a signal (%v)", s))
+		case <-ctx.Done():
+		}
+	}()
+	err := act(ctx)
+	cancel(nil)
+	<-done
+	return err
+}
+
 // do makes a command's RunE of an action that a signal cancels.
 func (a *app) do(act action) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, cancel := context.WithCancelCause(cmd.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			select {
-			case s := <-a.Signals:
-				cancel(fmt.Errorf("ended by a signal (%v)", s))
-			case <-ctx.Done():
-			}
-		}()
-		err := act(ctx, args)
-		cancel(nil)
-		<-done
-		return err
+		return a.untilSignal(cmd.Context(), func(ctx context.Context) error { return act(ctx, args) })
 	}
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -267,5 +266,3 @@ func (a *app) sayWaiting(t client.Task, said string) string {
 	}
 	return text
 }
-
-var errDetached = errors.New("detached")

@@ -81,7 +81,7 @@ func (d *dev) run(ctx context.Context) error {
 	ready := make(chan struct{})
 	g.Go(func() error {
 		return controlplane.Run(ctx, controlplane.Config{
-			DataDir: data, Listen: addr, Socket: socket, Log: d.log, Version: version.String(), Ready: func() { close(ready) },
+			DataDir: data, Listen: addr, Socket: socket, Log: d.log, Version: version.Get().Version, Ready: func() { close(ready) },
 		})
 	})
 	g.Go(func() error {
@@ -124,7 +124,7 @@ func fileExists(p string) bool {
 // runAgent joins the agent once, keeps it running, and says when it is there.
 func (d *dev) runAgent(ctx context.Context, socket string) error {
 	state := filepath.Join(d.dir, "agent")
-	c, err := client.New(client.Config{Socket: socket, Version: version.String()})
+	c, err := client.New(client.Config{Socket: socket, Version: version.Get().Version})
 	if err != nil {
 		return err
 	}

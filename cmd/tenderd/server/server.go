@@ -32,7 +32,7 @@ const (
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
-		SilenceUsage: true, SilenceErrors: true, Version: version.String(),
+		SilenceUsage: true, SilenceErrors: true, Version: version.Get().Version,
 	}
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -186,7 +186,7 @@ func runCommand() *cobra.Command {
 			return err
 		}
 		return controlplane.Run(cmd.Context(), controlplane.Config{
-			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.String(),
+			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
 		})
 	}
 	return cmd

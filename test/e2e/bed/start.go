@@ -2,7 +2,9 @@ package bed
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -40,8 +42,8 @@ func Start(t testing.TB, cfg Config) *Bed {
 // sweep removes the beds of tests whose process is gone.
 func sweep(ctx context.Context) error {
 	entries, err := os.ReadDir(netnsDir)
-	if err != nil {
-		return nil // no namespace was ever made
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	for _, e := range entries {
 		prefix, _, ok := strings.Cut(e.Name(), "-")

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/enroll"
+	"github.com/tenderfleet/tender/transport"
+)
+
+const (
+	// streamEnrol is the kind of the one stream of enrol/1.
+	streamEnrol transport.StreamKind = "enrol"
+	maxLine                          = 8 << 10
+)
+
+func (a *app) loginCommand() *cobra.Command {
+	var name string
+	var wait time.Duration
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "login [JOIN-LINE]",
+		Short: "Become an operator of a fleet on this machine",
+		Long: `Become an operator of a fleet on this machine.
+
+The join line comes from 'tender token create --kind operator'. It is a secret:
+without an argument it is read from stdin, so that it need not stand in a
+command line. The key is made here and does not leave this machine.`,
+		Example: `  tender login
+  ssh tender-1 sudo tender token create --kind operator | tender login`,
+		Args: arity(0, 1, ""),
+		RunE: a.do(func(ctx context.Context, args []string) error {
+			line, err := a.readLine(args)
+			if err != nil {
+				return err
+			}
+			if line.Kind != pki.KindOperator {
+				return hint("make one for an operator with: tender token create --kind operator", "this join line admits a %s", line.Kind)
+			}
+			dir := a.credentialDir()
+			if old, err := pki.LoadDir(dir); err == nil && a.now().Before(old.Leaf().NotAfter) && !force {
+				return hint("use another directory with --credentials, or replace it with --force", "%s already holds the credential of %s", dir, old.Identity)
+			}
+			ctx, cancel := context.WithTimeout(ctx, wait)
+			defer cancel()
+			return a.login(ctx, line, cmp.Or(name, a.env["USER"], a.env["LOGNAME"], "operator"), dir)
+		}),
+	}
+	cmd.Flags().StringVar(&name, "name", "", "what to be called (default: the user's name here)")
+	cmd.Flags().DurationVar(&wait, "timeout", time.Minute, "how long to try")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a credential that still holds")
+	return cmd
+}
+
+// readLine takes the join line from the argument or from stdin.
+func (a *app) readLine(args []string) (pki.JoinLine, error) {
+	text := ""
+	if len(args) == 1 && args[0] != "-" {
+		text = args[0]
+	} else {
+		if f, ok := a.In.(*os.File); ok {
+			if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+				fmt.Fprint(a.Err, "Join line: ")
+			}
+		}
+		s := bufio.NewScanner(io.LimitReader(a.In, maxLine))
+		for text == "" && s.Scan() {
+			text = strings.TrimSpace(s.Text())
+		}
+		if err := s.Err(); err != nil {
+			return pki.JoinLine{}, fmt.Errorf("read join line: %w", err)
+		}
+	}
+	line, err := pki.ParseJoinLine(text)
+	if err != nil {
+		return line, hint("make a new one with: tender token create --kind operator", "join line: %w", err)
+	}
+	return line, nil
+}
+
+func (a *app) login(ctx context.Context, line pki.JoinLine, name, dir string) error {
+	key, err := pki.NewKey()
+	if err != nil {
+		return fmt.Errorf("make key: %w", err)
+	}
+	req, err := enroll.NewRequest(line, key, name)
+	if err != nil {
+		return err
+	}
+	reply, err := enrol(ctx, line, req)
+	if err != nil {
+		return loginError(err)
+	}
+	cred, err := reply.Credential(key)
+	if err != nil {
+		return err
+	}
+	if err := pki.SaveDir(dir, cred); err != nil {
+		return err
+	}
+	servers := reply.Replicas
+	if len(servers) == 0 {
+		servers = line.Addrs
+	}
+	if err := saveServers(dir, servers); err != nil {
+		return fmt.Errorf("save servers: %w", err)
+	}
+	fmt.Fprintf(a.Err, "You are %s until %s. The credential is in %s.\n",
+		clean(cred.Identity.String()), cred.Leaf().NotAfter.UTC().Format(time.RFC3339), dir)
+	return nil
+}
+
+// loginError says what a failed login means. The replica's own refusals do
+// that already.
+func loginError(err error) error {
+	var refusal *enroll.Refusal
+	if errors.As(err, &refusal) {
+		return err
+	}
+	return hint(transport.Explain(err), "the login failed: %w", err)
+}
+
+// enrol runs the joining side of enrol/1 over QUIC.
+func enrol(ctx context.Context, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
+	d, err := transport.NewDialer(transport.DialerConfig{})
+	if err != nil {
+		return enroll.Reply{}, fmt.Errorf("open a UDP socket: %w", err)
+	}
+	defer d.Close() //nolint:errcheck // every session has ended
+	return enroll.Run(ctx, line, func(ctx context.Context, addr string) (io.ReadWriteCloser, error) {
+		s, err := d.DialEnrol(ctx, addr, line.Pin)
+		if err != nil {
+			return nil, err
+		}
+		return s.Open(ctx, streamEnrol)
+	}, req)
+}

@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tenderfleet/tender/controlplane/api"
+	"github.com/tenderfleet/tender/controlplane/api/apitest"
+	"github.com/tenderfleet/tender/gpu"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+var update = flag.Bool("update", false, "write what the commands print into the scripts")
+
+// TestMain makes the command a process of its own, for scripts that have it in
+// the background.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"tender-process": func() {
+			signals := make(chan os.Signal, 2)
+			signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+			os.Exit(Run(context.Background(), os.Args[1:], os.Environ(), Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Signals: signals}))
+		},
+	})
+}
+
+// TestScripts runs testdata/*.txtar against a fleet in memory, one for each
+// script. Beside testscript's own there are the commands
+//
+//	tender ARG...      the command, in this process, at the fleet's time
+//	code N             the exit code of the last tender was N
+//	fleet WORD ARG...  what happens in the fleet, see below
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"tender": tender,
+			"code": func(ts *testscript.TestScript, _ bool, args []string) {
+				if got := ts.Value(worldKey{}).(*world).code; strconv.Itoa(got) != args[0] {
+					ts.Fatalf("the exit code was %d, not %s", got, args[0])
+				}
+			},
+			"fleet": happen,
+		},
+	})
+}
+
+type worldKey struct{}
+
+// world is what one script runs against.
+type world struct {
+	fleet *apitest.Fleet
+	close func()
+	code  int
+}
+
+func setup(env *testscript.Env) error {
+	f := apitest.New()
+	// A path of a socket must be short, and that of a script is not.
+	dir, err := os.MkdirTemp("", "tender")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	srv := api.NewServer(api.Handler(f, f.Options()), nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	w := &world{fleet: f, close: func() {
+		_ = srv.Close()
+		<-done
+	}}
+	env.Defer(w.close)
+	env.Values[worldKey{}] = w
+	env.Setenv("TENDER_SOCKET", socket)
+	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
+	return nil
+}
+
+// environ are the variables that the command may look at.
+func environ(ts *testscript.TestScript) []string {
+	var env []string
+	for _, k := range []string{"HOME", "USER", "TENDER_SOCKET", "TENDER_SERVER", "TENDER_CREDENTIALS", "TENDER_CONFIG", "TENDER_OUTPUT", "SECRET"} {
+		if v := ts.Getenv(k); v != "" {
+			env = append(env, k+"="+v)
+		}
+	}
+	return env
+}
+
+func tender(ts *testscript.TestScript, neg bool, args []string) {
+	w := ts.Value(worldKey{}).(*world)
+	a := &app{
+		Streams: Streams{In: strings.NewReader(""), Out: ts.Stdout(), Err: ts.Stderr()},
+		env:     map[string]string{}, now: w.fleet.Now,
+	}
+	for _, kv := range environ(ts) {
+		k, v, _ := strings.Cut(kv, "=")
+		a.env[k] = v
+	}
+	for i, arg := range args {
+		if path, ok := strings.CutPrefix(arg, "@"); ok {
+			args[i] = ts.MkAbs(path)
+		}
+	}
+	w.code = a.run(context.Background(), args)
+	switch {
+	case neg && w.code == 0:
+		ts.Fatalf("unexpected success")
+	case !neg && w.code != 0:
+		ts.Fatalf("exit code %d", w.code)
+	}
+}
+
+// happen makes something happen in the fleet.
+func happen(ts *testscript.TestScript, _ bool, args []string) {
+	w := ts.Value(worldKey{}).(*world)
+	if err := w.happen(args[0], args[1:]); err != nil {
+		ts.Fatalf("fleet %s: %v", args[0], err)
+	}
+}
+
+func (w *world) happen(word string, args []string) error {
+	f := w.fleet
+	if !slices.Contains([]string{"down", "tasks"}, word) && len(args) == 0 {
+		return errors.New("an argument is missing")
+	}
+	switch word {
+	case "agent": // ID key=value...: joins and connects
+		return w.addAgent(args[0], args[1:])
+	case "connect":
+		f.Connect(fleet.AgentID(args[0]))
+	case "disconnect":
+		f.Disconnect(fleet.AgentID(args[0]))
+	case "print", "warn": // TASK TEXT: a line of output
+		f.Print(fleet.TaskID(args[0]), word == "warn", strings.Join(args[1:], " ")+"\n")
+	case "finish": // TASK CODE
+		code, err := strconv.Atoi(args[1])
+		f.Finish(fleet.TaskID(args[0]), code)
+		return err
+	case "await": // TASK STATE
+		s, err := fleet.ParseTaskState(args[1])
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		return f.Await(ctx, fleet.TaskID(args[0]), s)
+	case "advance":
+		d, err := time.ParseDuration(args[0])
+		f.Advance(d)
+		return err
+	case "subscribe":
+		f.Subscribe(fleet.FrameworkID(args[0]))
+	case "tasks": // N: so many are known
+		if got := strconv.Itoa(f.Tasks()); got != args[0] {
+			return fmt.Errorf("there are %s tasks", got)
+		}
+	case "follow": // ID ADDR: this replica follows that one
+		f.SetStatus(api.Status{ID: "r1", Leader: fleet.ReplicaID(args[0]), LeaderAddr: args[1]})
+	case "down": // the replica is gone
+		w.close()
+	default:
+		return errors.New("no such word")
+	}
+	return nil
+}
+
+func (w *world) addAgent(id string, args []string) error {
+	var rec fleet.Agent
+	var devices []gpu.Device
+	cpus, mem := int64(8), int64(16384)
+	for _, kv := range args {
+		k, v, _ := strings.Cut(kv, "=")
+		n, _ := strconv.Atoi(v)
+		switch k {
+		case "cpus":
+			cpus = int64(n)
+		case "mem":
+			mem = int64(n)
+		case "site":
+			rec.Site = fleet.Site(v)
+		case "label":
+			lk, lv, _ := strings.Cut(v, ":")
+			rec.Labels = map[string]string{lk: lv}
+		case "cert":
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			rec.CertNotAfter = w.fleet.Now().Add(d)
+		case "gpus", "badgpus":
+			for i := range n {
+				d := gpu.Device{
+					UUID: gpu.UUID(fmt.Sprintf("GPU-%s-%s-%d", id, k, i+1)), Model: "NVIDIA RTX A6000", MemoryMB: 49140,
+					ComputeMajor: 8, ComputeMinor: 6, Health: gpu.Healthy,
+				}
+				if k == "badgpus" {
+					d.Health, d.Reason = gpu.Unhealthy, "XID 79"
+				}
+				devices = append(devices, d)
+			}
+		default:
+			return fmt.Errorf("no key %q", k)
+		}
+	}
+	w.fleet.AddAgent(fleet.AgentID(id), apitest.Capacity(cpus, mem, devices...), rec)
+	return nil
+}

@@ -1,0 +1,104 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tenderfleet/tender/controlplane/client"
+)
+
+// AgentOptions describe an agent.
+type AgentOptions struct {
+	// Runtime is its containerd; without one the agent finds none.
+	Runtime *Runtime
+	Site    string
+	Labels  map[string]string
+	// Args go to `tender-agent run`.
+	Args []string
+}
+
+// Agent is one tender-agent.
+type Agent struct {
+	ID, State string
+	Runtime   *Runtime
+	fleet     *Fleet
+	args      []string
+	proc      *Process
+}
+
+// Join admits an agent by a new token. It does not run yet.
+func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
+	t.Helper()
+	line := f.Token(t, client.CreateToken{Site: o.Site, Labels: o.Labels})
+	f.agents++
+	name := fmt.Sprintf("a%d", f.agents)
+	a := &Agent{State: filepath.Join(f.dir, "agent-"+name), Runtime: o.Runtime, fleet: f}
+	stdout, stderr, code := Run(t, line, Program("tender-agent"), "join", "--state", a.State, "--name", name, "-")
+	if code != 0 {
+		t.Fatalf("tender-agent join: %s", stderr)
+	}
+	fields := strings.Fields(stdout)
+	a.ID = fields[len(fields)-1]
+	a.args = []string{"run", "--state", a.State, "--log-level", "debug", "--containerd"}
+	if o.Runtime != nil {
+		a.args = append(a.args, o.Runtime.Address, "--namespace", o.Runtime.Namespace)
+	} else {
+		a.args = append(a.args, filepath.Join(f.dir, "no-containerd.sock"))
+	}
+	a.args = append(a.args, o.Args...)
+	return a
+}
+
+// Start runs the agent, for the first time or again.
+func (a *Agent) Start(t testing.TB) {
+	t.Helper()
+	a.proc = Spawn(t, a.ID, Program("tender-agent"), a.args...)
+	if a.Runtime != nil {
+		// Before the agent is stopped it gets the time to clean up.
+		t.Cleanup(func() { a.Runtime.settle(t) })
+	}
+}
+
+// Process is the running agent, or the last one.
+func (a *Agent) Process() *Process { return a.proc }
+
+// Connected waits until the control plane sees the agent and, if it has a
+// container runtime, its capacity.
+func (a *Agent) Connected(t testing.TB) client.Agent {
+	t.Helper()
+	return a.Await(t, "it is connected", func(d client.Agent) bool {
+		return d.State == client.AgentConnected && (a.Runtime == nil || d.Total.CPUs != "0")
+	})
+}
+
+// Await waits until the control plane sees the agent as wanted.
+func (a *Agent) Await(t testing.TB, what string, ok func(client.Agent) bool) client.Agent {
+	t.Helper()
+	var doc client.Agent
+	Eventually(t, "agent "+a.ID+": "+what, func() bool {
+		var err error
+		doc, err = a.fleet.Agent(t.Context(), a.ID)
+		return err == nil && ok(doc)
+	})
+	return doc
+}
+
+// RSS is the memory that the running agent holds, in bytes.
+func (a *Agent) RSS(t testing.TB) int64 {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.proc.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kb int64
+	for line := range strings.Lines(string(data)) {
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kb); err == nil {
+			return kb << 10
+		}
+	}
+	t.Fatalf("no VmRSS in %s", data)
+	return 0
+}
