@@ -74,6 +74,9 @@ func (l *Leader) agentDown(now time.Time, ev AgentDown) {
 		return
 	}
 	a.session, a.pull, a.away = 0, nil, now
+	if !ev.Seen.IsZero() && ev.Seen.Before(now) {
+		a.away = ev.Seen
+	}
 	l.refreshAgent(ev.Agent)
 	l.rescindAgent(ev.Agent)
 }

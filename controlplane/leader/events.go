@@ -19,10 +19,12 @@ type (
 		Hostname string
 		Capacity fleet.Capacity
 	}
-	// AgentDown: the session has ended.
+	// AgentDown: the session has ended. Seen is when the agent was last heard
+	// of, where that is known: a link that was cut is noticed later.
 	AgentDown struct {
 		Agent   fleet.AgentID
 		Session uint64
+		Seen    time.Time
 	}
 	// Pull: the agent holds this generation and wants what differs. It is kept
 	// until there is something.

@@ -273,6 +273,17 @@ func TestUnreachableAfter75SecondsAndBack(t *testing.T) {
 	b.expect("update f t TASK_RUNNING")
 }
 
+// The end of a session comes late when the link was cut.
+func TestUnreachableCountsFromTheLastMessage(t *testing.T) {
+	b := running(t)
+	seen := b.now
+	b.now = seen.Add(time.Minute)
+	b.step(leader.AgentDown{Agent: "a2", Session: 1, Seen: seen})
+	b.now = seen.Add(75 * time.Second)
+	b.step(leader.Tick{})
+	b.expect("propose reach a1 false", "propose reach a2 false")
+}
+
 func TestANewerSessionReplacesTheOlder(t *testing.T) {
 	b := running(t)
 	b.step(leader.AgentUp{Agent: "a2", Session: 2, Capacity: a2})

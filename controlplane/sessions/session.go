@@ -181,15 +181,16 @@ func (s *session) emit(ev leader.Event) {
 
 func (s *session) leave() {
 	m := s.m
+	s.mu.Lock()
+	soft := s.soft
+	s.mu.Unlock()
 	m.mu.Lock()
 	if m.byID[s.id] == s {
 		delete(m.byID, s.id)
-		s.mu.Lock()
-		m.gone[s.id] = s.soft
-		s.mu.Unlock()
+		m.gone[s.id] = soft
 	}
 	m.mu.Unlock()
-	s.emit(leader.AgentDown{Agent: s.id, Session: s.number})
+	s.emit(leader.AgentDown{Agent: s.id, Session: s.number, Seen: soft.LastSeen})
 }
 
 func (s *session) read(control *wire.Conn) error {

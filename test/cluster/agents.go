@@ -9,6 +9,7 @@ import (
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -55,6 +56,7 @@ func (a *Agent) Start() {
 	cfg := agent.Config{
 		StateDir: a.dir, Executor: a.Exec, Devices: a.Devices, Version: "test",
 		Offer: agent.Offer{CPUs: &cpus, Mem: &mem, Disk: &disk},
+		Logs:  tasklog.Dir(filepath.Join(a.dir, "logs")),
 		Conn:  a.f.conn(a.Addr), Log: a.f.log(string(a.ID)),
 	}
 	a.begin(func(ctx context.Context) error { return agent.Run(ctx, cfg) })

@@ -77,7 +77,7 @@ func TestTaskRuns(t *testing.T) {
 			{UUID: "GPU-00000000-0000-0000-0000-000000000002", Model: "NVIDIA L4", MemoryMB: 23034, Health: gpu.Unhealthy},
 		}
 		a := f.Agent("gpu-1", gpus...)
-		c := cluster.Submission("train", "sleep", "90m")
+		c := cluster.Submission("train", "sleep", "10m")
 		c.Submit.Need.GPU = fleet.GPURequest{Count: 1, Model: "l4"}
 		began := time.Now()
 		f.Propose(c)
@@ -85,7 +85,7 @@ func TestTaskRuns(t *testing.T) {
 		if held, ok := a.Exec.Task("train"); !ok || len(held.Devices) != 1 || held.Devices[0] != gpus[0] {
 			t.Errorf("the task has the devices %v, want the healthy one", held.Devices)
 		}
-		f.Reach("train", fleet.TaskFinished, 2*time.Hour)
+		f.Reach("train", fleet.TaskFinished, time.Hour)
 
 		task := f.Task("train")
 		var states []fleet.TaskState
@@ -98,8 +98,8 @@ func TestTaskRuns(t *testing.T) {
 		if !slices.Equal(states, want) {
 			t.Errorf("history %v, want %v", states, want)
 		}
-		if d := at[fleet.TaskFinished].Sub(at[fleet.TaskRunning]); d != 90*time.Minute {
-			t.Errorf("it ran for %v, want exactly 90 minutes", d)
+		if d := at[fleet.TaskFinished].Sub(at[fleet.TaskRunning]); d != 10*time.Minute {
+			t.Errorf("it ran for %v, want exactly 10 minutes", d)
 		}
 		f.Await("the container is gone", time.Minute, func() bool { _, held := a.Exec.Task("train"); return !held })
 	})

@@ -181,8 +181,8 @@ func (s *stage) tender(ctx context.Context, node string, args ...string) (stdout
 }
 
 // eventually asks again and again until the answer is yes.
-func eventually(ctx context.Context, limit time.Duration, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func eventually(parent context.Context, limit time.Duration, ask func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	var last error
 	for {
@@ -195,6 +195,9 @@ func eventually(ctx context.Context, limit time.Duration, ask func() (bool, erro
 		}
 		select {
 		case <-ctx.Done():
+			if parent.Err() != nil {
+				return parent.Err()
+			}
 			return errors.Join(fmt.Errorf("not so within %v", limit), last)
 		case <-time.After(50 * time.Millisecond):
 		}

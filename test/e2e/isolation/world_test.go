@@ -2,18 +2,18 @@ package isolation
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/tenderfleet/tender/agent/containerd"
 	"github.com/tenderfleet/tender/agent/executor"
@@ -53,12 +53,14 @@ var (
 // machine is one machine of a fleet: two GPUs, a containerd and an agent's
 // executor.
 type machine struct {
-	daemon  *ctrd.Daemon
-	root    fakenvml.Root
-	iso     *isolate.Isolator
-	devices []number // of the two GPUs
+	runtime
+	daemon *ctrd.Daemon
+	root   fakenvml.Root
+	iso    *isolate.Isolator
+	gpus   []number
+	// outside is what becomes of opening a device outside of any task.
+	outside map[number]string
 	logs    string
-	prepare func(*specs.Spec)
 }
 
 // newMachine makes one whose GPUs are the given nodes.
@@ -72,13 +74,14 @@ func newMachine(t *testing.T, runtime runtime, nodes []fakenvml.Number) *machine
 	for i, n := range nodes {
 		w.GPUs[i].Node = n
 	}
-	m := &machine{logs: t.TempDir(), prepare: runtime.prepare}
+	m := &machine{runtime: runtime, logs: t.TempDir()}
 	for _, n := range nodes {
-		m.devices = append(m.devices, number(fmt.Sprintf("%d:%d", n.Major, n.Minor)))
+		m.gpus = append(m.gpus, numbered(n))
 	}
 	if m.root, err = fakenvml.DriverRoot(t.TempDir(), w); err != nil {
 		t.Fatal(err)
 	}
+	m.lookOutside(t)
 	driver := nvml.Open(nvml.Config{Path: exe, Args: []string{"nvml-probe"}, DriverRoot: m.root.Dir, Timeout: 30 * time.Second})
 	t.Cleanup(func() {
 		if err := driver.Close(); err != nil {
@@ -91,11 +94,14 @@ func newMachine(t *testing.T, runtime runtime, nodes []fakenvml.Number) *machine
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.executor(t, nil, nil).Import(t.Context(), bytes.NewReader(archive)); err != nil {
+	if _, err := m.executor(t, nothing, nothing).Import(t.Context(), bytes.NewReader(archive)); err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
+
+// nothing is done to a specification.
+func nothing(*specs.Spec) {}
 
 // executor is the agent's, wired as the agent wires it, but for what is done to
 // a container's specification before and after the GPUs are given to it.
@@ -110,17 +116,12 @@ func (m *machine) executor(t *testing.T, before, after func(*specs.Spec)) *conta
 		Isolate: func(ctx context.Context, ids []gpu.UUID) (func(*specs.Spec) error, error) {
 			e, err := m.iso.Edits(ctx, ids)
 			return func(s *specs.Spec) error {
-				for _, change := range []func(*specs.Spec){m.prepare, before} {
-					if change != nil {
-						change(s)
-					}
-				}
+				m.prepare(s)
+				before(s)
 				if err := e.Apply(s); err != nil {
 					return err
 				}
-				if after != nil {
-					after(s)
-				}
+				after(s)
 				return nil
 			}, err
 		},
@@ -142,7 +143,7 @@ func (m *machine) task(id fleet.TaskID, user string, gpus ...int) executor.Task 
 		Image: greedy, User: user, Command: []string{"sh", "-c", probe, "probe"},
 		Env: map[string]string{"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_REQUIRE_CUDA": "cuda>=1"},
 	}}
-	for _, n := range m.devices {
+	for _, n := range m.gpus {
 		task.Spec.Command = append(task.Spec.Command, string(n))
 	}
 	for _, i := range gpus {
@@ -237,10 +238,10 @@ type runtime struct {
 	prepare    func(*specs.Spec)
 }
 
-// machines is the runtime as it is on this machine.
+// own is the runtime as this machine has it.
 func own(t *testing.T) runtime {
 	t.Helper()
-	r := runtime{containerd: ctrd.Debian(t), version: 1}
+	r := runtime{containerd: ctrd.Debian(t), version: 1, prepare: nothing}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		r.version = 2
 	}
@@ -275,36 +276,33 @@ exec unshare --mount --propagation private sh -ec '
 	return r
 }
 
-// checkTerminals demands that the nodes which stand for cards open at all.
-func checkTerminals(t *testing.T) {
+// lookOutside opens every node of the machine, as what was granted to a task
+// must come to the same inside.
+func (m *machine) lookOutside(t *testing.T) {
 	t.Helper()
-	for _, n := range terminals {
-		path := filepath.Join(t.TempDir(), "node")
-		if err := fakenvml.Mknod(path, n); err != nil {
+	m.outside = map[number]string{}
+	nodes, err := filepath.Glob(filepath.Join(m.root.Dir, "dev/nvidia*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range nodes {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
 			t.Fatal(err)
 		}
+		n := numbered(fakenvml.Number{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)})
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		switch {
+		case err == nil:
+			m.outside[n] = "OPEN"
+			err = f.Close()
+		case errors.Is(err, unix.ENXIO):
+			m.outside[n], err = "ENXIO", nil
+		}
 		if err != nil {
-			t.Fatalf("device %d:%d: %v: this test needs a kernel with virtual terminals (CONFIG_VT) and these two unused", n.Major, n.Minor, err)
-		}
-		if err := f.Close(); err != nil {
-			t.Error(err)
+			t.Fatalf("open device %s: %v: run this test as root, outside of any container", n, err)
 		}
 	}
 }
 
-// gpuNodes are the nodes of a task's /dev: those of every container, and those
-// of the GPUs with their numbers.
-func gpuNodes(gpus map[string]number) map[string]number {
-	nodes := map[string]number{
-		"/dev/full": "1:7", "/dev/null": "1:3", "/dev/pts/ptmx": "5:2", "/dev/random": "1:8",
-		"/dev/tty": "5:0", "/dev/urandom": "1:9", "/dev/zero": "1:5",
-	}
-	for path, n := range gpus {
-		nodes[path] = n
-	}
-	return nodes
-}
-
-// sorted is for comparisons.
-func sorted[T cmp.Ordered](s ...T) []T { return slices.Sorted(slices.Values(s)) }
+func numbered(n fakenvml.Number) number { return number(fmt.Sprintf("%d:%d", n.Major, n.Minor)) }
