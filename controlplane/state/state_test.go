@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
 	"time"
@@ -190,21 +191,13 @@ func TestKill(t *testing.T) {
 func TestEndedTasksAreBounded(t *testing.T) {
 	s := booted(t)
 	for i := range state.MaxEnded + 10 {
-		id := fleet.TaskID("t" + string(rune('a'+i%26)) + itoa(i))
+		id := fleet.TaskID(fmt.Sprintf("t%d", i))
 		must(t, s, state.Command{Submit: &state.Submit{ID: id, Framework: "run", Role: "*"}})
 		must(t, s, state.Command{Kill: &state.Kill{ID: id}})
 	}
 	if len(s.Ended) != state.MaxEnded || len(s.Tasks) != state.MaxEnded {
 		t.Fatalf("%d ended, %d tasks", len(s.Ended), len(s.Tasks))
 	}
-}
-
-func itoa(i int) string {
-	var b []byte
-	for ; i > 0; i /= 10 {
-		b = append([]byte{byte('0' + i%10)}, b...)
-	}
-	return string(b)
 }
 
 // A clone is a snapshot: what happens later must not show in it.

@@ -1,0 +1,89 @@
+package reports_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tenderfleet/tender/agent/reports"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+var t0 = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+func seqs(us []fleet.StatusUpdate) []uint64 {
+	var out []uint64
+	for _, u := range us {
+		out = append(out, u.Seq)
+	}
+	return out
+}
+
+func expect(t *testing.T, got []fleet.StatusUpdate, want ...uint64) {
+	t.Helper()
+	g := seqs(got)
+	if len(g) != len(want) {
+		t.Fatalf("due %v, want %v", g, want)
+	}
+	for i := range g {
+		if g[i] != want[i] {
+			t.Fatalf("due %v, want %v", g, want)
+		}
+	}
+}
+
+func TestUpdatesAreSentOnceInOrderAndResentUntilAcknowledged(t *testing.T) {
+	var q reports.Queue
+	first := q.Add(fleet.Status{Task: "t", State: fleet.TaskStarting})
+	expect(t, q.Due(t0), 1)
+	second := q.Add(fleet.Status{Task: "t", State: fleet.TaskRunning})
+	expect(t, q.Due(t0), 2)
+	expect(t, q.Due(t0.Add(10*time.Second-1)))
+	expect(t, q.Due(t0.Add(10*time.Second)), 1, 2)
+	expect(t, q.Due(t0.Add(30*time.Second-1)))
+	expect(t, q.Due(t0.Add(30*time.Second)), 1, 2) // doubled
+	if !q.Ack(first.ID) || q.Ack(first.ID) || q.Ack("nonsense") {
+		t.Fatal("acknowledged once, and only what is pending")
+	}
+	q.Reset()
+	expect(t, q.Due(t0.Add(31*time.Second)), 2) // a new session
+	if !q.Ack(second.ID) || !q.Empty() {
+		t.Fatal("nothing is pending any more")
+	}
+}
+
+func TestWaitsEndAtTenMinutes(t *testing.T) {
+	var q reports.Queue
+	q.Add(fleet.Status{Task: "t"})
+	now := t0
+	expect(t, q.Due(now), 1)
+	for _, wait := range []int{10, 20, 40, 80, 160, 320, 600, 600} {
+		now = now.Add(time.Duration(wait)*time.Second - 1)
+		expect(t, q.Due(now))
+		now = now.Add(1)
+		expect(t, q.Due(now), 1)
+	}
+}
+
+// An acknowledgement of a later update covers the earlier ones: the trio
+// commits them in order.
+func TestAckCoversWhatCameBefore(t *testing.T) {
+	var q reports.Queue
+	q.Add(fleet.Status{Task: "t"})
+	u := q.Add(fleet.Status{Task: "t"})
+	q.Add(fleet.Status{Task: "t"})
+	q.Due(t0)
+	q.Ack(u.ID)
+	if len(q.Pending) != 1 || q.Pending[0].Seq != 3 {
+		t.Fatalf("%+v", q.Pending)
+	}
+	expect(t, q.Due(t0.Add(time.Second))) // sent already
+}
+
+// An agent that crashed between making and sending an update makes the same.
+func TestIDsAreReproducible(t *testing.T) {
+	var a, b reports.Queue
+	st := fleet.Status{Task: "t", State: fleet.TaskRunning}
+	if x, y := a.Add(st), b.Add(st); x.ID != y.ID || len(x.ID) != 32 {
+		t.Fatalf("%q %q", x.ID, y.ID)
+	}
+}
