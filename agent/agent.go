@@ -97,7 +97,7 @@ type JoinOptions struct {
 func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID, error) {
 	stateDir := o.StateDir
 	if line.Kind != pki.KindAgent {
-		return "", fmt.Errorf("this join line admits a %s, not an agent; make one with: tender token create", line.Kind)
+		return "", fmt.Errorf("this join line is of kind %s, not agent; make one with: tender token create", line.Kind)
 	}
 	old, err := pki.LoadDir(pkiDir(stateDir))
 	switch {

@@ -129,3 +129,8 @@ func (r *Replica) termNow() (*term, uint64) {
 
 // Stale gives fn this replica's own copy of the state; it never blocks.
 func (r *Replica) Stale(fn func(*state.State)) { r.raft.Stale(fn) }
+
+// Follow is registrar.Raft.Follow: the caller drains the channel until ctx ends.
+func (r *Replica) Follow(ctx context.Context) (*state.State, <-chan registrar.Entry, error) {
+	return r.raft.Follow(ctx)
+}

@@ -27,7 +27,7 @@ func (g registry) Lookup(_ context.Context, hash string) (enroll.Grant, error) {
 	g.r.raft.Stale(func(s *state.State) {
 		t := s.Tokens[hash]
 		if found = t != nil; found {
-			grant = enroll.Grant{Kind: pki.Kind(t.Kind), Expires: t.Expires, UsesLeft: t.Uses, Admitted: state.SortedKeys(t.Admitted), Life: leafLife}
+			grant = enroll.Grant{Kind: pki.Kind(t.Kind), Expires: t.Expires, UsesLeft: t.Uses, Admitted: state.SortedKeys(t.Admitted), Life: g.r.life(pki.Kind(t.Kind))}
 		}
 	})
 	switch id, addr := g.r.raft.Leader(); {
@@ -77,7 +77,7 @@ type recordingSigner struct{ r *Replica }
 
 func (s recordingSigner) Sign(ctx context.Context, id pki.Identity, csr []byte, life time.Duration) ([][]byte, error) {
 	if life == 0 {
-		life = leafLife
+		life = s.r.life(id.Kind)
 	}
 	chain, err := s.r.auth.Sign(ctx, id, csr, life)
 	if err != nil {
@@ -90,6 +90,14 @@ func (s recordingSigner) Sign(ctx context.Context, id pki.Identity, csr []byte, 
 		return nil, fmt.Errorf("record certificate: %w", err)
 	}
 	return chain, nil
+}
+
+// life is how long a certificate of that kind holds.
+func (r *Replica) life(k pki.Kind) time.Duration {
+	if k == pki.KindAgent && r.cfg.AgentCertLife > 0 {
+		return r.cfg.AgentCertLife
+	}
+	return leafLife
 }
 
 // renew answers an agent's renewal over its own session.

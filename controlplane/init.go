@@ -185,7 +185,7 @@ type JoinOptions struct {
 func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaID, error) {
 	d := layout(o.DataDir)
 	if line.Kind != pki.KindReplica {
-		return "", fmt.Errorf("this join line admits a %s; make one for a replica with: tender token create --kind replica", line.Kind)
+		return "", fmt.Errorf("this join line is of kind %s, not replica; make one with: tender token create --kind replica", line.Kind)
 	}
 	if err := fleet.CheckID("replica id", string(o.ID)); err != nil {
 		return "", err

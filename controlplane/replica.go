@@ -42,6 +42,12 @@ type Config struct {
 	// Socket is the path of the local API, empty for none.
 	Socket  string
 	Version string
+	// EnrolRate bounds the join requests per second that this replica looks at;
+	// zero is enroll.DefaultRate.
+	EnrolRate float64
+	// AgentCertLife is how long an agent's certificate holds, at most seven
+	// days; zero is that.
+	AgentCertLife time.Duration
 	// Leader holds the offer cycle's times.
 	Leader leader.Config
 	Log    *slog.Logger
@@ -121,7 +127,7 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
-		SignIntermediate: signIntermediate, Log: cfg.Log,
+		SignIntermediate: signIntermediate, Rate: r.cfg.EnrolRate, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
@@ -149,6 +155,7 @@ func (r *Replica) openPKI() error {
 	}
 	r.auth, err = authority.New(authority.Config{
 		TrustDomain: r.self.TrustDomain, Root: r.root, Intermediate: inter, IntermediateKey: key,
+		MinLife: min(r.life(pki.KindAgent), authority.DefaultMinLife),
 	})
 	if err != nil {
 		return err

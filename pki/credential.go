@@ -120,8 +120,12 @@ func (c *Credential) withoutRoot() *tls.Certificate {
 // does not renew at once.
 func RenewAt(leaf *x509.Certificate, r float64) time.Time {
 	r = min(max(r, 0), 1)
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	return leaf.NotBefore.Add(time.Duration(float64(life) * (0.5 + 0.3*r)))
+	// Of a short life the time that it is backdated by would be most.
+	made := leaf.NotBefore.Add(Backdate)
+	if made.After(leaf.NotAfter) {
+		made = leaf.NotBefore
+	}
+	return made.Add(time.Duration(float64(leaf.NotAfter.Sub(made)) * (0.5 + 0.3*r)))
 }
 
 // Holder hands the newest credential to TLS, so that a renewal takes effect

@@ -135,7 +135,7 @@ func TestBundle(t *testing.T) {
 
 func TestRenewAt(t *testing.T) {
 	from := time.Unix(0, 0)
-	leaf := &x509.Certificate{NotBefore: from, NotAfter: from.Add(100 * time.Hour)}
+	leaf := &x509.Certificate{NotBefore: from.Add(-pki.Backdate), NotAfter: from.Add(100 * time.Hour)}
 	for r, want := range map[float64]time.Duration{0: 50 * time.Hour, 0.5: 65 * time.Hour, 1: 80 * time.Hour, -1: 50 * time.Hour, 9: 80 * time.Hour} {
 		if got := pki.RenewAt(leaf, r).Sub(from); got != want {
 			t.Errorf("r=%v: %v, want %v", r, got, want)

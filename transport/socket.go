@@ -15,7 +15,10 @@ import (
 )
 
 const (
-	idleTimeout      = 60 * time.Second
+	idleTimeout = 60 * time.Second
+	// The leader learns by agentIdleTimeout alone that an agent died without a
+	// word, and offers what it had until then. It is three of the agents' beats.
+	agentIdleTimeout = 30 * time.Second
 	keepAlive        = 15 * time.Second
 	raftIdleTimeout  = 15 * time.Second
 	raftKeepAlive    = 3 * time.Second
@@ -47,6 +50,8 @@ func dialConfig(alpn string) *quic.Config {
 	c.HandshakeIdleTimeout = dialTimeout
 	c.KeepAlivePeriod = keepAlive
 	switch alpn {
+	case ALPNAgent:
+		c.MaxIdleTimeout = agentIdleTimeout
 	case ALPNRaft:
 		c.MaxIdleTimeout, c.KeepAlivePeriod = raftIdleTimeout, raftKeepAlive
 	case ALPNEnrol:

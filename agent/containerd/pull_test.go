@@ -14,12 +14,7 @@ import (
 )
 
 func TestPull(t *testing.T) {
-	w := newWorld(t, ctrd.Debian(t))
-	pullScenarios(t, w)
-}
-
-func TestPullOnContainerd2(t *testing.T) {
-	pullScenarios(t, newWorld(t, ctrd.V2(t)))
+	pullScenarios(t, newWorld(t, ctrd.Debian(t)))
 }
 
 func pullScenarios(t *testing.T, w *world) {

@@ -103,14 +103,14 @@ const (
 // There is no limit on writing a whole answer, since logs are followed; every
 // handler sets its own.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
-	s := &http.Server{
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	if log != nil {
-		s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	}
-	return s
 }

@@ -140,7 +140,7 @@ func TestListIsBoundedAndNewestFirst(t *testing.T) {
 func TestWhyTaskWaits(t *testing.T) {
 	f, c := newFleet(t)
 	task := submit(t, c, client.Submit{Name: "big", CPUs: "64"})
-	if w := task.Waiting; w == nil || w.Reason != "no agent has joined the fleet yet" || !w.Never {
+	if w := task.Waiting; w == nil || w.Reason != "no agent has joined the fleet yet" || w.Never {
 		t.Errorf("without agents: %+v", w)
 	}
 	for _, id := range []fleet.AgentID{"a1", "a2", "a3"} {

@@ -66,7 +66,7 @@ func (h *handler) explain(ctx context.Context, id string) (explained, error) {
 func summarize(refusals []allocator.Refusal, never bool, agents int) *client.Waiting {
 	switch {
 	case agents == 0:
-		return &client.Waiting{Reason: "no agent has joined the fleet yet", Never: true}
+		return &client.Waiting{Reason: "no agent has joined the fleet yet"}
 	case len(refusals) < agents:
 		return &client.Waiting{Reason: "an agent has room; its offer is on its way"}
 	}

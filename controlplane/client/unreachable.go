@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -86,9 +88,12 @@ func cause(err error) string {
 	}
 	var clock *pki.ClockError
 	var dns *net.DNSError
+	var foreign x509.UnknownAuthorityError
 	switch {
 	case errors.As(err, &clock):
 		return clock.Error()
+	case errors.As(err, &foreign):
+		return "its certificate is not of this fleet"
 	case errors.As(err, &dns):
 		return "the name cannot be resolved"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -97,6 +102,8 @@ func cause(err error) string {
 		return "no such socket, so no replica runs on this machine"
 	case errors.Is(err, fs.ErrPermission):
 		return "permission denied"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "the connection broke off"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
 		return "no answer in time"
 	default:
@@ -112,12 +119,13 @@ func advice(err error) string {
 	}
 	var clock *pki.ClockError
 	var dns *net.DNSError
+	var foreign x509.UnknownAuthorityError
 	switch {
 	case errors.As(err, &clock):
 		return ""
 	case errors.As(err, &dns):
 		return "check the name and this machine's DNS"
-	case errors.Is(err, pki.ErrForeign), errors.Is(err, pki.ErrNotReplica):
+	case errors.As(err, &foreign), errors.Is(err, pki.ErrForeign), errors.Is(err, pki.ErrNotReplica):
 		return "check that the address belongs to the fleet you logged in to"
 	case errors.Is(err, fs.ErrPermission):
 		return "run the command as root, or log in with: tender login"

@@ -61,17 +61,17 @@ func BenchmarkPropose(b *testing.B) {
 				b.ResetTimer()
 				for range parallel {
 					go func() {
+						var failed error // and drain: else nobody takes the rest
 						for range work {
 							res, err := lead.Propose(b.Context(), launch(next.Add(1)))
 							if err == nil {
 								err = res[0].Err()
 							}
 							if err != nil {
-								done <- err
-								return
+								failed = err
 							}
 						}
-						done <- nil
+						done <- failed
 					}()
 				}
 				for range b.N {

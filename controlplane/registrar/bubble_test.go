@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,9 @@ import (
 
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/registrar/registrartest"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/transporttest"
 )
@@ -103,6 +107,153 @@ func TestInjectedTransport(t *testing.T) {
 			for hash(r) != hash(all[0]) {
 				time.Sleep(10 * time.Millisecond)
 			}
+		}
+	})
+}
+
+func TestTrio(t *testing.T) {
+	registrartest.RunInBubbles(t, func(t *testing.T) registrartest.Registrar {
+		return inMemory(t).all[0].Raft
+	})
+}
+
+func TestFollowersSendToTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTrio(t, "", nil)
+		c.conn = transporttest.NewNet(t, time.Millisecond).Conn
+		c.start(3)
+		follower := c.all[1]
+		want := &registrar.NotLeaderError{Leader: "r1", Addr: c.all[0].cfg.Addr}
+		_, err := follower.Propose(t.Context(), registrartest.Submit("t1"))
+		for _, err := range []error{
+			err,
+			follower.Read(t.Context(), func(*state.State) {}),
+			follower.AddVoter(t.Context(), "r9", "127.0.0.1:9"),
+			follower.Transfer(t.Context()),
+		} {
+			var got *registrar.NotLeaderError
+			if !errors.As(err, &got) || *got != *want || !errors.Is(err, registrar.ErrNotLeader) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		}
+		for _, r := range c.all {
+			members := r.Replicas()
+			for i, m := range members {
+				if m.ID != c.all[i].cfg.ID || m.Addr != c.all[i].cfg.Addr || !m.Voter || m.Leader != (i == 0) {
+					t.Errorf("%s sees %+v", r.id, m)
+				}
+			}
+			if members[0].LastContact.IsZero() {
+				t.Errorf("%s has not heard from the leader", r.id)
+			}
+		}
+	})
+}
+
+// inMemory starts a trio on a network in memory; r1 leads.
+func inMemory(t *testing.T) *trio {
+	c := newTrio(t, "", nil)
+	c.conn = transporttest.NewNet(t, time.Millisecond).Conn
+	c.start(3)
+	return c
+}
+
+func TestTransferAndRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := inMemory(t)
+		if err := c.all[0].Transfer(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		lead := c.leader(c.without(c.all[0])...)
+		gone := c.without(lead)[0]
+		if err := lead.Remove(t.Context(), gone.cfg.ID); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(lead.Replicas()); n != 2 {
+			t.Errorf("%d replicas after one of three was removed", n)
+		}
+		registrartest.Propose(t, lead.Raft, registrartest.Submit("t1"))
+		// It may come back, with what it had.
+		for range 2 { // the second time it is there
+			if err := lead.AddVoter(t.Context(), gone.cfg.ID, gone.cfg.Addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.agree()
+		for _, m := range lead.Replicas() {
+			if !m.Voter || time.Since(m.LastContact) > registrar.DefaultLease {
+				t.Errorf("%+v", m)
+			}
+		}
+	})
+}
+
+// A newcomer that does not answer must not cost a single replica its majority.
+func TestANewcomerThatIsNotThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := transporttest.NewNet(t, time.Millisecond)
+		c := newTrio(t, "", nil)
+		c.conn = n.Conn
+		c.start(1)
+		lead := c.all[0]
+		registrartest.AwaitLeading(t, lead.Raft)
+		err := lead.AddVoter(t.Context(), "r2", "10.0.0.2:7443")
+		if err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), "10.0.0.2:7443") {
+			t.Errorf("AddVoter: %v", err)
+		}
+		if got := lead.Replicas(); len(got) != 1 {
+			t.Errorf("members: %+v", got)
+		}
+		// One that comes while it is waited for is added.
+		added := make(chan error, 1)
+		go func() { added <- lead.AddVoter(t.Context(), "r2", "10.0.0.2:7443") }()
+		time.Sleep(4 * time.Second)
+		c.all = append(c.all, c.up("r2", "10.0.0.2:7443", false))
+		if err := <-added; err != nil {
+			t.Error(err)
+		}
+		select {
+		case l := <-lead.Leadership():
+			t.Errorf("leadership changed: %+v", l)
+		default:
+		}
+		registrartest.Propose(t, lead.Raft, registrartest.Submit("t1"))
+		c.agree()
+	})
+}
+
+// The certificate, not the message, says which replica speaks.
+func TestSessionsOfStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := transporttest.NewNet(t, time.Millisecond)
+		c := newTrio(t, "", nil)
+		c.conn = n.Conn
+		c.start(3)
+		stranger, err := transport.Listen(transport.Config{
+			Conn: n.Conn("10.0.0.9:7443"), Holder: pki.NewHolder(c.ca.Credential(t, pki.KindReplica, "r9")),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stranger.Close()
+		s, err := stranger.Dial(t.Context(), c.all[1].cfg.Addr, transport.ALPNRaft, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-s.Context().Done()
+		var closed *transport.CloseError
+		if err := context.Cause(s.Context()); !errors.As(err, &closed) || !strings.Contains(closed.Reason, "not a member") {
+			t.Errorf("a stranger's session ended with %v", err)
+		}
+
+		// r4 is to be at an address where r9 answers: nobody is taken for another.
+		if err := c.all[0].AddVoter(t.Context(), "r4", "10.0.0.9:7443"); err == nil {
+			t.Error("r9 was added as r4")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if s, err := stranger.Accept(ctx, transport.ALPNRaft); err == nil && s.Context().Err() == nil {
+			t.Errorf("%s opened a session to the wrong replica", s.Peer())
 		}
 	})
 }

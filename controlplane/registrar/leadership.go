@@ -34,7 +34,6 @@ func (r *Raft) leadershipLoop() {
 			announce(Leadership{Term: r.raft.CurrentTerm()})
 			return
 		case leading := <-r.raft.LeaderCh():
-			r.forgetContacts()
 			if !leading {
 				announce(Leadership{Term: r.raft.CurrentTerm()})
 				continue

@@ -37,7 +37,7 @@ func (r *Raft) Replicas() []Replica {
 		case m.ID == r.cfg.ID:
 			m.LastContact = time.Now()
 		case leading:
-			m.LastContact = r.contact(s.ID)
+			m.LastContact = r.trans.progress(s.ID).at
 		case m.Leader:
 			m.LastContact = r.raft.LastContact()
 		}
@@ -54,66 +54,78 @@ func (r *Raft) servers() []raft.Server {
 	return f.Configuration().Servers
 }
 
-// contact is when a leader last heard from a peer: now, unless heartbeats fail.
-func (r *Raft) contact(id raft.ServerID) time.Time {
-	r.contactMu.Lock()
-	defer r.contactMu.Unlock()
-	if t, silent := r.silent[id]; silent {
-		return t
-	}
-	return time.Now()
-}
+// answerWithin is how long a newcomer may take to answer for the first time.
+const answerWithin = 10 * time.Second
 
-func (r *Raft) forgetContacts() {
-	r.contactMu.Lock()
-	defer r.contactMu.Unlock()
-	clear(r.silent)
-}
-
-// contactLoop keeps which peers of a leader miss their heartbeats.
-func (r *Raft) contactLoop() {
-	ch := make(chan raft.Observation, 16)
-	obs := raft.NewObserver(ch, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation:
-			return true
-		}
-		return false
-	})
-	r.raft.RegisterObserver(obs)
-	defer r.raft.DeregisterObserver(obs)
-	for {
-		select {
-		case <-r.ctx.Done():
-			return
-		case o := <-ch:
-			r.contactMu.Lock()
-			switch d := o.Data.(type) {
-			case raft.FailedHeartbeatObservation:
-				r.silent[d.PeerID] = d.LastContact
-			case raft.ResumedHeartbeatObservation:
-				delete(r.silent, d.PeerID)
-			}
-			r.contactMu.Unlock()
-		}
-	}
-}
+// nearlyThere is how many entries a newcomer may lack when it gets its vote.
+const nearlyThere = 256
 
 // AddVoter makes a replica a voting member, or changes the address of one, and
-// returns when a majority has agreed. It does not wait until the newcomer has
-// caught up. Adding a member again changes nothing.
+// returns when a majority has agreed. Adding a member again changes nothing.
+//
+// A newcomer gets its vote when it has caught up: a vote for one that does not
+// answer can cost the control plane its majority. One that does not answer at
+// all is not added. Where ctx ends before it has caught up, it stays a member
+// without a vote, and another AddVoter goes on from there.
 func (r *Raft) AddVoter(ctx context.Context, id fleet.ReplicaID, addr string) error {
 	if err := fleet.CheckID("replica", string(id)); err != nil {
 		return fmt.Errorf("adding a replica: %w", err)
 	}
+	op := fmt.Sprintf("adding replica %s", id)
+	sid, saddr := raft.ServerID(id), raft.ServerAddress(addr)
+	member := false
 	for _, s := range r.servers() {
-		if string(s.ID) != string(id) && string(s.Address) == addr {
-			return fmt.Errorf("adding replica %s: replica %s has the address %s; remove that one first", id, s.ID, addr)
+		switch {
+		case s.ID == sid && s.Suffrage == raft.Voter && r.raft.State() == raft.Leader:
+			if s.Address == saddr {
+				return nil
+			}
+			return r.change(ctx, op, func() raft.Future { return r.raft.AddVoter(sid, saddr, 0, 0) })
+		case s.ID == sid:
+			member = true
+		case s.Address == saddr:
+			return fmt.Errorf("%s: replica %s has the address %s; remove that one first", op, s.ID, addr)
 		}
 	}
-	return r.change(ctx, fmt.Sprintf("adding replica %s", id), func() raft.Future {
-		return r.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, 0)
-	})
+	began := time.Now()
+	if err := r.change(ctx, op, func() raft.Future { return r.raft.AddNonvoter(sid, saddr, 0, 0) }); err != nil {
+		return err
+	}
+	if err := r.caughtUp(ctx, sid, began); err != nil {
+		if errors.Is(err, errSilent) && !member {
+			err = errors.Join(err, r.Remove(ctx, id))
+		}
+		return fmt.Errorf("%s at %s: %w", op, addr, err)
+	}
+	return r.change(ctx, op, func() raft.Future { return r.raft.AddVoter(sid, saddr, 0, 0) })
+}
+
+var errSilent = errors.New("it does not answer; check that tenderd runs there under this name, and that its UDP port is open from here")
+
+// caughtUp waits until a member has answered since, and lacks no more than a
+// few entries.
+func (r *Raft) caughtUp(ctx context.Context, id raft.ServerID, since time.Time) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		p := r.trans.progress(id)
+		answered := p.at.After(since)
+		switch {
+		case answered && p.lastLog+nearlyThere >= r.raft.LastIndex():
+			return nil
+		case r.raft.State() != raft.Leader:
+			return r.notLeader()
+		case !answered && time.Since(since) > answerWithin:
+			return errSilent
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("it has not caught up yet: %w: %w", ErrTimeout, context.Cause(ctx))
+		case <-r.ctx.Done():
+			return ErrClosed
+		}
+	}
 }
 
 // Remove takes a replica out of the configuration and returns when a majority

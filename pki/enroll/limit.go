@@ -9,14 +9,16 @@ import (
 	"golang.org/x/time/rate"
 )
 
+// DefaultRate is how many requests a second are let in, from everybody; twice
+// as many may come at once.
+const DefaultRate = 50
+
 // Rates of the open door. A site of many machines may stand behind one
 // address, so the burst per address is generous; the sum is what guards the
 // replicas.
 const (
 	addrRate  = 5
 	addrBurst = 30
-	allRate   = 50
-	allBurst  = 100
 	maxBucket = 4096
 )
 
@@ -34,8 +36,8 @@ type bucket struct {
 	lim *rate.Limiter
 }
 
-func newLimiter() *limiter {
-	return &limiter{all: rate.NewLimiter(allRate, allBurst), byKey: make(map[string]*list.Element), order: list.New()}
+func newLimiter(all float64) *limiter {
+	return &limiter{all: rate.NewLimiter(rate.Limit(all), int(2*all)), byKey: make(map[string]*list.Element), order: list.New()}
 }
 
 func (l *limiter) allow(remote string, now time.Time) bool {

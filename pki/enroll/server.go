@@ -37,8 +37,11 @@ type Config struct {
 	SignIntermediate func(ctx context.Context, csrDER []byte) (*x509.Certificate, error)
 	// MinCapability refuses older joiners.
 	MinCapability int
-	Now           func() time.Time
-	Log           *slog.Logger
+	// Rate bounds the requests per second from all addresses together; zero is
+	// DefaultRate.
+	Rate float64
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // Server answers enrol/1. It is safe for concurrent use.
@@ -52,13 +55,16 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Registry == nil || cfg.Signer == nil || cfg.Bundle == nil || cfg.Replicas == nil {
 		return nil, errors.New("enrolment server: registry, signer, bundle or replicas is missing")
 	}
+	if cfg.Rate == 0 {
+		cfg.Rate = DefaultRate
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, limit: newLimiter()}, nil
+	return &Server{cfg: cfg, limit: newLimiter(cfg.Rate)}, nil
 }
 
 // Serve answers the one request of a connection from remote. It returns when

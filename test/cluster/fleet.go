@@ -27,8 +27,8 @@ type Fleet struct {
 	dir string
 	// Level is what the log of the test gets; LevelWarn unless changed.
 	Level slog.Level
-	// Wrap, when set before a replica starts, may change its socket.
-	Wrap     func(id string, conn net.PacketConn) net.PacketConn
+	// Tune, when set, may change how a replica is started.
+	Tune     func(id fleet.ReplicaID, cfg *controlplane.Config)
 	Replicas []*Replica
 	hosts    int
 }
@@ -155,12 +155,11 @@ func (r *Replica) Start() { r.f.tb.Helper(); r.start(r.f.conn(r.Addr)) }
 
 func (r *Replica) start(conn net.PacketConn) {
 	r.f.tb.Helper()
-	if r.f.Wrap != nil {
-		conn = r.f.Wrap(string(r.ID), conn)
+	cfg := controlplane.Config{DataDir: r.dir, Conn: conn, Version: "test", Log: r.f.log(string(r.ID))}
+	if r.f.Tune != nil {
+		r.f.Tune(r.ID, &cfg)
 	}
-	cp, err := controlplane.Open(controlplane.Config{
-		DataDir: r.dir, Conn: conn, Version: "test", Log: r.f.log(string(r.ID)),
-	})
+	cp, err := controlplane.Open(cfg)
 	r.f.fatal(err)
 	r.Replica = cp
 	r.begin(cp.Serve)

@@ -3,7 +3,6 @@ package ctrd
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,7 +42,7 @@ func Start(t testing.TB, binary string) *Daemon {
 		if t.Failed() {
 			t.Logf("the end of containerd's log:\n%s", d.logTail())
 		}
-		d.removeCgroups()
+		d.reap()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("containerd left something mounted: %v", err)
 		}
@@ -165,80 +164,4 @@ disabled_plugins = ["%s"]
 [ttrpc]
   address = %q
 `, format, filepath.Join(d.dir, "root"), filepath.Join(d.dir, "state"), strings.Join(disabled, `", "`), d.Address, d.Address+".ttrpc")
-}
-
-// Debian returns the path of the machine's containerd.
-func Debian(t testing.TB) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("containers need root: run this test as root")
-	}
-	for _, name := range []string{"runc", "containerd-shim-runc-v2"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Fatalf("%v: install the Debian packages containerd and runc: make deps", err)
-		}
-	}
-	path, err := exec.LookPath("containerd")
-	if err != nil {
-		t.Fatalf("%v: install the Debian packages containerd and runc: make deps", err)
-	}
-	return path
-}
-
-// v2Version is the newest containerd that the client is tested against.
-const v2Version = "v2.4.2"
-
-// V2 returns the path of a containerd 2.x with its shim beside it: from the
-// directory $TENDER_CONTAINERD2, or built once into the user's cache.
-func V2(t testing.TB) string {
-	t.Helper()
-	Debian(t) // runc comes from there
-	dir := os.Getenv("TENDER_CONTAINERD2")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatalf("%v: set TENDER_CONTAINERD2 to a directory with containerd 2.x and its shim", err)
-		}
-		dir = filepath.Join(cache, "tender-test", "containerd-"+v2Version)
-		if err := build(dir); err != nil {
-			t.Fatalf("build containerd %s: %v\nset TENDER_CONTAINERD2 to a directory with containerd and containerd-shim-runc-v2 to use a built one", v2Version, err)
-		}
-	}
-	for _, name := range []string{"containerd", "containerd-shim-runc-v2"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Fatalf("TENDER_CONTAINERD2: %v", err)
-		}
-	}
-	return filepath.Join(dir, "containerd")
-}
-
-// build makes the daemon and its shim in dir unless they are there. The
-// directory appears whole or not at all.
-func build(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "build")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(tmp) }()
-	for _, c := range []struct{ name, cgo string }{{"containerd", "1"}, {"containerd-shim-runc-v2", "0"}} {
-		cmd := exec.Command("go", "install", "-tags", "no_btrfs no_devmapper no_zfs",
-			"github.com/containerd/containerd/v2/cmd/"+c.name+"@"+v2Version)
-		cmd.Env = append(os.Environ(), "GOBIN="+tmp, "GOFLAGS=", "CGO_ENABLED="+c.cgo)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %s", err, out)
-		}
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-		return err
-	}
-	return nil
 }

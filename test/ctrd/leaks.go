@@ -2,7 +2,6 @@ package ctrd
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,17 +109,42 @@ func (d *Daemon) cgroups() []string {
 	return append(v1, v2...)
 }
 
-// removeCgroups removes the namespace's empty directories, which runc makes
-// and leaves.
-func (d *Daemon) removeCgroups() {
-	for _, dir := range d.cgroups() {
-		_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() && path != dir {
-				_ = syscall.Rmdir(path)
-			}
-			return nil
-		})
-		_ = syscall.Rmdir(dir)
+// reap ends what a failed test has left running, and removes the namespace's
+// empty directories, which runc makes and leaves in every case. All of it is
+// found by the namespace, which is this daemon's alone.
+func (d *Daemon) reap() {
+	for _, pid := range d.Shims("") {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	_ = os.Remove(filepath.Join("/run/containerd/runc", d.Namespace))
+	for _, dir := range d.cgroups() {
+		groups, _ := filepath.Glob(filepath.Join(dir, "*/cgroup.procs"))
+		for _, g := range groups {
+			b, _ := os.ReadFile(g)
+			for pid := range strings.FieldsSeq(string(b)) {
+				if n, err := strconv.Atoi(pid); err == nil && n > 1 {
+					_ = syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+			rmdir(filepath.Dir(g))
+		}
+		rmdir(dir)
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], d.dir+"/") {
+			_ = syscall.Unmount(f[4], syscall.MNT_DETACH)
+		}
+	}
+	_ = os.RemoveAll(filepath.Join("/run/containerd/runc", d.Namespace))
+}
+
+// rmdir removes a control group, which is busy for a moment after the last of
+// its processes was killed.
+func rmdir(dir string) {
+	for range 100 {
+		if err := syscall.Rmdir(dir); err != syscall.EBUSY {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }

@@ -59,10 +59,12 @@ func TestTheLeaderIsKilledAndARunningTaskFinishesOnce(t *testing.T) {
 	if out, _ := f.Output(t, id); out != "began\nended\n" {
 		t.Errorf("it printed %q", out)
 	}
+	t.Logf("the task is known to have ended after %v", time.Since(began).Round(10*time.Millisecond))
 	// The two that are left go on, and the third comes back to them.
 	if task := f.End(t, f.Submit(t, client.Submit{Command: []string{"true"}})); task.State != "TASK_FINISHED" {
 		t.Error(harness.Tell(task))
 	}
+	t.Logf("the next task has ended after %v", time.Since(began).Round(10*time.Millisecond))
 	old.Start(t)
 	harness.Eventually(t, "the killed replica follows", func() bool {
 		doc, err := old.Client(t).Replicas(t.Context())
@@ -73,6 +75,10 @@ func TestTheLeaderIsKilledAndARunningTaskFinishesOnce(t *testing.T) {
 func TestATaskOutlivesItsAgentsProcess(t *testing.T) {
 	t.Parallel()
 	f, a := withAgent(t, 1)
+	restart := func() { // lives longer than the subtest
+		a.Start(t)
+		a.Process().Says(t, "msg=connected")
+	}
 	for name, stop := range map[string]func(*testing.T){
 		"KILL": func(t *testing.T) { a.Process().Kill(t) },
 		"TERM": func(t *testing.T) { a.Process().Stop(t) },
@@ -86,8 +92,7 @@ func TestATaskOutlivesItsAgentsProcess(t *testing.T) {
 				t.Fatal("the task ended with its agent")
 			}
 			began := time.Now()
-			a.Start(t)
-			a.Connected(t)
+			restart()
 			t.Logf("the agent is back after %v", time.Since(began).Round(10*time.Millisecond))
 			if again := a.Runtime.PID(t, id); again != pid {
 				t.Errorf("the task's process was %d and is %d", pid, again)
@@ -113,7 +118,7 @@ func TestATaskOutlivesItsAgentsProcess(t *testing.T) {
 		ended := time.Now()
 		touch(t, pid)
 		harness.Eventually(t, "the task ends", func() bool { return !harness.Alive(pid) })
-		a.Start(t)
+		restart()
 		task := f.End(t, id)
 		if task.State != "TASK_FAILED" || task.ExitCode == nil || *task.ExitCode != 5 {
 			t.Error(harness.Tell(task))
@@ -132,7 +137,7 @@ func TestATaskOutlivesItsAgentsProcess(t *testing.T) {
 		if _, err := f.StopTask(t.Context(), id, client.Stop{Grace: &grace}); err != nil {
 			t.Fatal(err)
 		}
-		a.Start(t)
+		restart()
 		if task := f.End(t, id); task.State != "TASK_KILLED" || task.Signal != int(syscall.SIGKILL) {
 			t.Error(harness.Tell(task))
 		}
@@ -142,7 +147,7 @@ func TestATaskOutlivesItsAgentsProcess(t *testing.T) {
 		id := f.Submit(t, client.Submit{Command: untilTouched()})
 		f.Await(t, id, "it is on the agent", func(task client.Task) bool { return task.State == "TASK_STARTING" || task.State == "TASK_RUNNING" })
 		a.Process().Kill(t)
-		a.Start(t)
+		restart()
 		f.Running(t, id)
 		end(t, a.Runtime, id)
 		if task := f.End(t, id); task.State != "TASK_FINISHED" {

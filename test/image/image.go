@@ -155,7 +155,7 @@ func (o Options) layer() ([]byte, error) {
 		_ = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: mode})
 	}
 	writeFile(tw, "bin/busybox", 0o755, busybox)
-	for _, name := range strings.Fields(string(applets)) {
+	for name := range strings.FieldsSeq(string(applets)) {
 		if name != "busybox" {
 			_ = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox", Mode: 0o777})
 		}

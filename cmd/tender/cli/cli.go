@@ -254,11 +254,12 @@ func suggestFlag(cmd *cobra.Command, err error) error {
 // nearest returns the name that is most like word, empty when none is.
 func nearest(word string, names []string) string {
 	slices.Sort(names)
-	best, least := "", max(2, len(word)/3)+1
+	const far = 1000
+	best, least := "", far
 	for _, n := range names {
 		d := distance(word, n)
-		if strings.HasPrefix(n, word) || strings.HasPrefix(word, n) {
-			d = min(d, 1)
+		if d > max(2, len(word)/3) && !strings.HasPrefix(n, word) {
+			continue
 		}
 		if d < least {
 			best, least = n, d

@@ -133,15 +133,18 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 	if g.CertDaysLeft != nil {
 		cert = fmt.Sprintf("%s (%s)", ago(a.now(), g.CertNotAfter), g.CertNotAfter.UTC().Format(time.RFC3339))
 	}
-	fields(w, "Agent", g.ID, "State", g.State, "Site", g.Site, "Labels", labels(g.Labels), "Hostname", g.Hostname,
-		"Version", g.Version, "Link", strings.TrimSpace(g.Link+" "+g.Remote), "Joined", ago(a.now(), g.Joined),
+	pairs := []string{
+		"Agent", g.ID, "State", g.State, "Site", g.Site, "Labels", labels(g.Labels), "Hostname", g.Hostname,
+		"Version", g.Version, "Link", strings.TrimSpace(g.Link + " " + g.Remote), "Joined", ago(a.now(), g.Joined),
 		"Connected", ago(a.now(), g.Since), "Last seen", a.seen(g), "Certificate ends", cert,
 		"CPUs", share(g, cpusOf), "Memory", share(g, memOf),
 		"Disk", share(g, func(r client.Resources) string { return mem(r.Disk) }),
-		"Tasks", strings.Join(g.Tasks, ", "))
-	if r := g.Readings; r != nil {
-		fields(w, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"))
+		"Tasks", strings.Join(g.Tasks, ", "),
 	}
+	if r := g.Readings; r != nil {
+		pairs = append(pairs, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"))
+	}
+	fields(w, pairs...)
 	if len(g.GPUs) == 0 {
 		return
 	}

@@ -100,7 +100,7 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 	if t.Waiting != nil {
 		waits = waitText(*t.Waiting)
 	}
-	needs := fmt.Sprintf("%s cpus, %s memory", t.Needs.CPUs, mem(t.Needs.Mem))
+	needs := fmt.Sprintf("cpus %s, memory %s", t.Needs.CPUs, mem(t.Needs.Mem))
 	if t.Needs.GPUs > 0 {
 		needs += ", " + plural(t.Needs.GPUs, "GPU")
 		if t.Needs.GPUModel != "" {

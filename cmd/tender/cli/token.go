@@ -34,7 +34,7 @@ The line is one word. Whoever has it can join the fleet until it expires or is
 used up, so pass it on like a password. It is printed once and stored nowhere.`,
 		Example: `  tender token create --site lab --label disk=ssd --uses 10 --ttl 24h
   tender token create --kind operator --ttl 15m
-  tender token create --kind replica | ssh tender-2 'sudo tenderd join -'`,
+  tender token create --kind replica --ttl 10m`,
 		Args: arity(0, 0, ""),
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
 			var err error

@@ -176,6 +176,8 @@ func runCommand() *cobra.Command {
 	load := settings(cmd)
 	cmd.Flags().String("listen", ":"+controlplane.DefaultPort, "address of the one port, UDP and TCP")
 	cmd.Flags().String("socket", defaultSocket, "unix socket of the API for this machine; empty for none")
+	cmd.Flags().Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
+	_ = cmd.Flags().MarkHidden("agent-cert-life")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v, err := load()
 		if err != nil {
@@ -187,6 +189,7 @@ func runCommand() *cobra.Command {
 		}
 		return controlplane.Run(cmd.Context(), controlplane.Config{
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
+			AgentCertLife: v.GetDuration("agent-cert-life"),
 		})
 	}
 	return cmd

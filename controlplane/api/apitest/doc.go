@@ -14,6 +14,6 @@
 //	signal N        is ended by signal N
 //	oom             runs out of memory
 //	nostart         cannot be started
-//	hold            starts, and is never heard of again while it starts
+//	hold            starts for ever, and cannot be stopped
 //	wait            runs until it is stopped, or ended by Finish
 package apitest

@@ -3,6 +3,8 @@
 //	registrartest.Run(t, func(t *testing.T) registrartest.Registrar {
 //		return registrar.NewMemory()
 //	})
+//
+// RunInBubbles is the same under fake time, for one with a network in memory.
 package registrartest
 
 import (
@@ -12,6 +14,7 @@ import (
 	"reflect"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tenderfleet/tender/controlplane/registrar"
@@ -32,6 +35,14 @@ type Registrar interface {
 // returns a new, empty one and cleans up after the test; one with a Close
 // method is also tested for what Close does.
 func Run(t *testing.T, open func(t *testing.T) Registrar) {
+	run(t, open, func(t *testing.T, test func(*testing.T)) { test(t) })
+}
+
+// RunInBubbles is Run with every test in a bubble of testing/synctest, so that
+// a busy machine costs no leader its lease.
+func RunInBubbles(t *testing.T, open func(t *testing.T) Registrar) { run(t, open, synctest.Test) }
+
+func run(t *testing.T, open func(t *testing.T) Registrar, in func(*testing.T, func(*testing.T))) {
 	for _, tc := range []struct {
 		name string
 		test func(*testing.T, Registrar)
@@ -49,9 +60,11 @@ func Run(t *testing.T, open func(t *testing.T) Registrar) {
 		{"close", closing},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := open(t)
-			AwaitLeading(t, r)
-			tc.test(t, r)
+			in(t, func(t *testing.T) {
+				r := open(t)
+				AwaitLeading(t, r)
+				tc.test(t, r)
+			})
 		})
 	}
 }

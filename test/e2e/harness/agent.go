@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/pki"
 )
 
 // AgentOptions describe an agent.
@@ -101,4 +103,15 @@ func (a *Agent) RSS(t testing.TB) int64 {
 	}
 	t.Fatalf("no VmRSS in %s", data)
 	return 0
+}
+
+// Reorder returns a join line that names another replica first.
+func Reorder(t testing.TB, line string, first int) string {
+	t.Helper()
+	l, err := pki.ParseJoinLine(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Addrs = append(slices.Clone(l.Addrs[first:]), l.Addrs[:first]...)
+	return l.String()
 }

@@ -101,6 +101,12 @@ func (p *Process) Stop(t testing.TB) {
 		return
 	default:
 	}
+	began := time.Now()
+	defer func() {
+		if took := time.Since(began); took > 5*time.Second {
+			t.Logf("%s took %v to end", p.name, took.Round(10*time.Millisecond))
+		}
+	}()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:

@@ -170,6 +170,11 @@ func (m *machine) start(t *testing.T, x *containerd.Executor, task executor.Task
 	if err := x.Start(t.Context(), task); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // of a test that gave up
+		if err := x.Remove(context.Background(), task.ID); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // end waits for a task, removes it and returns what it found.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/tenderfleet/tender/test/image"
 )
@@ -18,6 +19,25 @@ func main() {
 	flag.StringVar(&o.Arch, "arch", "", "the architecture the image says it is for (default: this machine's)")
 	flag.Func("env", "NAME=VALUE to add to the image's environment; may be repeated", func(s string) error {
 		o.Env = append(o.Env, s)
+		return nil
+	})
+	flag.Func("file", "a file of this machine to add, as FILE or FILE=PATH with its path in the image; may be repeated", func(s string) error {
+		file, path, other := strings.Cut(s, "=")
+		if !other {
+			path = file
+		}
+		st, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if o.Files == nil {
+			o.Files = map[string]image.File{}
+		}
+		o.Files[path] = image.File{Mode: int64(st.Mode().Perm()), Data: data}
 		return nil
 	})
 	flag.Parse()

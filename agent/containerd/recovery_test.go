@@ -1,0 +1,168 @@
+package containerd
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+
+	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/test/ctrd"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+func TestOutOfMemoryIsKnownToAnAgentThatWasAway(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	before, err := New(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A child is killed; the task itself ends with a code of its own.
+	hog := task("hog", sh("sleep 0.3; tail -c 200000000 /dev/zero; exit 42"))
+	survivor := task("survivor", sh("tail -c 200000000 /dev/zero; exit 0"))
+	for _, task := range []executor.Task{hog, survivor} {
+		if err := before.Start(t.Context(), task); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon.Kill()
+	group := filepath.Join(w.cfg.Namespace, "hog")
+	eventually(t, "the kernel kills the hog", func() bool {
+		kills, err := detectCgroups(cgroupRoot).oomKills(group)
+		return err == nil && kills
+	})
+	if err := w.daemon.Run(); err != nil {
+		t.Fatal(err)
+	}
+	x := w.open(t)
+	for id, want := range map[fleet.TaskID]executor.Exit{"hog": {Code: -1, OOM: true}, "survivor": {Code: 0}} {
+		e, err := x.Wait(t.Context(), id)
+		if e.Time = (time.Time{}); err != nil || e != want {
+			t.Errorf("%s %v, want: %v; error %v", id, e, want, err)
+		}
+		if err := x.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	w.checkClean(t)
+}
+
+// Without readable counters, the event tells; one subscription serves all.
+func TestOutOfMemoryByEvent(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	x := w.open(t)
+	x.cgroups.root = t.TempDir()
+	// The subscription is renewed after a restart of containerd.
+	w.daemon.Kill()
+	if err := w.daemon.Run(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an event arrives", func() bool {
+		hog := task("hog", []string{"tail", "-c", "200000000", "/dev/zero"})
+		if err := x.Start(t.Context(), hog); errors.Is(err, executor.ErrUnavailable) {
+			return false
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Wait(t.Context(), hog.ID); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 { // the event may come after the exit
+			if x.ooms.seen("hog") {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		e, err := x.Wait(t.Context(), hog.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Remove(t.Context(), hog.ID); err != nil {
+			t.Fatal(err)
+		}
+		return e.OOM
+	})
+	if x.ooms.seen("hog") {
+		t.Error("the event of a removed task is kept")
+	}
+}
+
+func TestABrokenLogWriterFailsTheStart(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	x := w.open(t, func(c *Config) { c.LogBinary = []string{"/bin/false", "log"} })
+	err := x.Start(t.Context(), task("unlogged", []string{"true"}))
+	if err == nil || !strings.Contains(err.Error(), "the log writer /bin/false log did not open its files") {
+		t.Errorf("error %v", err)
+	}
+	w.checkClean(t)
+}
+
+// Logs are complete although the agent, and then containerd, were gone.
+func TestLogsOutliveAgentAndContainerd(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	before, err := New(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = before.Start(t.Context(), task("talker", sh("for i in $(seq 60); do echo line $i; sleep 0.01; done; echo end >&2; exit 4")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon.Kill()
+	if err := w.daemon.Run(); err != nil {
+		t.Fatal(err)
+	}
+	x := w.open(t)
+	e, err := x.Wait(t.Context(), "talker")
+	if err != nil || e.Code != 4 {
+		t.Errorf("%v, error %v", e, err)
+	}
+	if err := x.Remove(t.Context(), "talker"); err != nil {
+		t.Fatal(err)
+	}
+	if out := logsOf(t, x, "talker"); strings.Count(out, "line") != 60 || !strings.HasSuffix(out, "line 60\nend\n") {
+		t.Errorf("printed %q", out)
+	}
+}
+
+// What an agent that was killed half-way through a start has left is replaced.
+func TestAHalfStartedTaskIsStartedAnew(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	x := w.open(t)
+	half := task("half", sh("echo ran"))
+	img, record, err := x.describe(t.Context(), "half", half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.client.ContainerService().Create(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.prepare(t.Context(), "half", half, img); err != nil {
+		t.Fatal(err)
+	}
+	// Without a lease, the container's record alone keeps the snapshot.
+	l, err := x.client.LeasesService().Create(t.Context(), leases.WithRandomID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.client.LeasesService().Delete(t.Context(), l, leases.SynchronousDelete); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.snaps.Stat(t.Context(), "half"); err != nil {
+		t.Errorf("the garbage collector took the snapshot: %v", err)
+	}
+	if _, err := x.Wait(t.Context(), "half"); !errors.Is(err, executor.ErrNotFound) {
+		t.Errorf("wait for a task without a process: error %v", err)
+	}
+	wantPrinted(t, x, half, "ran\n")
+	w.checkClean(t)
+}

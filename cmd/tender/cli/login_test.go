@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane/api"
+	"github.com/tenderfleet/tender/controlplane/api/apitest"
+	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/enroll"
+	"github.com/tenderfleet/tender/pki/enroll/enrolltest"
+	"github.com/tenderfleet/tender/pki/pkitest"
+	"github.com/tenderfleet/tender/transport"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+// replica is both doors of one: enrol/1 over QUIC and the API over TLS.
+type replica struct {
+	ca       *pkitest.CA
+	registry *enrolltest.Registry
+	enrol    string
+	api      string
+}
+
+func newReplica(t *testing.T) *replica {
+	t.Helper()
+	ca := pkitest.New(t, apitest.TrustDomain)
+	holder := pki.NewHolder(ca.Credential(t, pki.KindReplica, "r1"))
+	allow := func(pki.Identity, *x509.Certificate, string) error { return nil }
+	r := &replica{ca: ca, registry: enrolltest.NewRegistry(apitest.TrustDomain, time.Now)}
+
+	f := apitest.New()
+	f.AddAgent("a1", apitest.Capacity(8, 16384), fleet.Agent{})
+	o := f.Options()
+	o.Local = false
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.api = l.Addr().String()
+	serveOn(t, tls.NewListener(l, pki.ServerTLS(holder, allow, "http/1.1")), api.Handler(f, o))
+
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.enrol = conn.LocalAddr().String()
+	e, err := transport.Listen(transport.Config{Conn: conn, Holder: holder, Allow: allow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := enroll.NewServer(enroll.Config{
+		Registry: r.registry, Signer: ca, Bundle: ca.Bundle, Replicas: func() []string { return []string{r.api} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			s, err := e.Accept(context.Background(), transport.ALPNEnrol)
+			if err != nil {
+				return
+			}
+			if st, err := s.Accept(context.Background()); err == nil {
+				_ = srv.Serve(context.Background(), st, "192.0.2.1:1")
+				_ = st.Close()
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = e.Close()
+		<-done
+	})
+	return r
+}
+
+func (r *replica) line(kind pki.Kind) pki.JoinLine {
+	l := pki.JoinLine{
+		Kind: kind, Addrs: []string{r.enrol}, Pin: pki.Pin(r.ca.Root), Secret: pki.NewSecret(),
+		TrustDomain: apitest.TrustDomain, Expires: time.Now().Add(time.Hour),
+	}
+	r.registry.Add(l.Secret, enroll.Grant{Kind: kind, Expires: l.Expires, UsesLeft: 1, Life: time.Hour})
+	return l
+}
+
+// runIn runs a command with a home and stdin and returns what it printed.
+func runIn(t *testing.T, home, stdin string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = Run(t.Context(), args, []string{"HOME=" + home, "USER=Ann"}, Streams{In: strings.NewReader(stdin), Out: &o, Err: &e})
+	return code, o.String(), e.String()
+}
+
+func TestLogin(t *testing.T) {
+	r := newReplica(t)
+	home := t.TempDir()
+	line := r.line(pki.KindOperator)
+	code, out, errs := runIn(t, home, "\n  "+line.String()+"\n", "login")
+	if code != 0 || out != "" || !strings.HasPrefix(errs, "You are spiffe://fleet.example/operator/ann until ") || strings.Contains(errs, line.Secret) {
+		t.Fatalf("login: %d %q %q", code, out, errs)
+	}
+	dir := filepath.Join(home, ".config/tender/credentials")
+	for path, mode := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "key.pem"): 0o600, filepath.Join(dir, "servers"): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	// The login is all the setting up there is.
+	if code, out, errs := runIn(t, home, "", "agents"); code != 0 || !strings.Contains(out, "\na1 ") {
+		t.Errorf("agents: %d %q %q", code, out, errs)
+	}
+	if code, out, errs := runIn(t, home, "", "--server", r.api, "agents"); code != 0 || !strings.Contains(out, "\na1 ") {
+		t.Errorf("agents of a server: %d %q %q", code, out, errs)
+	}
+	// A second login does not throw the first away unasked.
+	code, _, errs = runIn(t, home, "", "login", r.line(pki.KindOperator).String())
+	if code != 1 || !strings.Contains(errs, "already holds the credential of spiffe://fleet.example/operator/ann") {
+		t.Errorf("second login: %d %q", code, errs)
+	}
+	code, _, errs = runIn(t, home, "", "login", "--force", "--name", "bob", r.line(pki.KindOperator).String())
+	if code != 0 || !strings.Contains(errs, "operator/bob") {
+		t.Errorf("forced login: %d %q", code, errs)
+	}
+}
+
+func TestLoginThatFails(t *testing.T) {
+	r := newReplica(t)
+	used := r.line(pki.KindOperator)
+	if code, _, errs := runIn(t, t.TempDir(), used.String(), "login"); code != 0 {
+		t.Fatal(errs)
+	}
+	wrongPin, foreign := r.line(pki.KindOperator), pkitest.New(t, apitest.TrustDomain)
+	wrongPin.Pin = pki.Pin(foreign.Root)
+	for _, tt := range []struct{ name, stdin, says string }{
+		{"nothing", "", "error: join line: not a valid join line: it is empty\nnext:  make a new one with: tender token create --kind operator\n"},
+		{"damaged", used.String()[:40], "error: join line: not a valid join line: "},
+		{"agent's", r.line(pki.KindAgent).String(), "error: this join line admits a agent\n"},
+		{"used", used.String(), "used up"},
+		{"wrong pin", wrongPin.String(), "is not a replica of the fleet that the join line is for"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			home := t.TempDir()
+			code, _, errs := runIn(t, home, tt.stdin, "login", "-")
+			if code != 1 || !strings.Contains(errs, tt.says) {
+				t.Errorf("%d %q", code, errs)
+			}
+			if _, err := os.Stat(filepath.Join(home, ".config")); err == nil {
+				t.Error("something was stored")
+			}
+		})
+	}
+}
+
+func TestEndedCredential(t *testing.T) {
+	ca := pkitest.New(t, apitest.TrustDomain)
+	home := t.TempDir()
+	dir := filepath.Join(home, ".config/tender/credentials")
+	cred := ca.Credential(t, pki.KindOperator, "ann", pkitest.Validity(time.Now().Add(-72*time.Hour), time.Now().Add(-50*time.Hour)))
+	if err := pki.SaveDir(dir, cred); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errs := runIn(t, home, "", "--server", "r1.fleet.example", "ps")
+	if code != 1 || !strings.Contains(errs, "error: the certificate of operator/ann ended 2d ago, at ") || !strings.Contains(errs, "log in again with: tender login") {
+		t.Errorf("%d %q", code, errs)
+	}
+	if err := os.Chmod(filepath.Join(dir, "key.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := runIn(t, home, "", "--server", "r1.fleet.example", "ps"); code != 1 || !strings.Contains(errs, "others can read the key") {
+		t.Errorf("key for everybody: %d %q", code, errs)
+	}
+}

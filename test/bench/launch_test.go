@@ -1,0 +1,116 @@
+package bench_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tenderfleet/tender/controlplane"
+	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/test/cluster"
+	"github.com/tenderfleet/tender/transport/fleet"
+)
+
+const (
+	agents     = 16
+	submitters = 4
+	batch      = 256
+)
+
+// trio is three replicas that say nothing.
+func trio(b *testing.B, tune func(fleet.ReplicaID, *controlplane.Config)) *cluster.Fleet {
+	f := cluster.New(b, nil)
+	f.Level, f.Tune = slog.LevelError+1, tune
+	f.Trio()
+	return f
+}
+
+// BenchmarkLaunches submits tasks in batches and measures how many a second
+// were launched (the Launch is committed by the trio) and came to the state
+// named.
+func BenchmarkLaunches(b *testing.B) {
+	for name, states := range map[string][]fleet.TaskState{
+		"running":  {fleet.TaskRunning},
+		"finished": {fleet.TaskStarting, fleet.TaskRunning, fleet.TaskFinished},
+	} {
+		b.Run(name, func(b *testing.B) {
+			f := trio(b, nil)
+			ctx, cancel := context.WithCancel(b.Context())
+			for i := range agents {
+				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, states...)
+				defer func() { <-ended }()
+			}
+			defer cancel()
+			measure(b, f, states[len(states)-1])
+		})
+	}
+}
+
+// BenchmarkAgents is BenchmarkLaunches with real agents: every step is in a
+// checkpoint on disk before it is taken. Only the containers are missing.
+func BenchmarkAgents(b *testing.B) {
+	f := trio(b, nil)
+	for i := range agents {
+		f.Agent(fmt.Sprintf("a%d", i))
+	}
+	measure(b, f, fleet.TaskFinished)
+}
+
+// measure submits b.N tasks and waits until all are in the state.
+func measure(b *testing.B, f *cluster.Fleet, until fleet.TaskState) {
+	lead := f.Leader()
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	_, entries, err := lead.Follow(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	began := time.Now()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for i := range submitters {
+		wg.Go(func() {
+			for n := i * batch; n < b.N; n += submitters * batch {
+				cmds := make([]state.Command, 0, batch)
+				for k := n; k < min(n+batch, b.N); k++ {
+					c := cluster.Submission(fleet.TaskID(fmt.Sprintf("t%d", k)), "exit", "0")
+					c.Submit.Need.CPUs, c.Submit.Need.Mem = 1, 1
+					cmds = append(cmds, c)
+				}
+				if _, err := lead.Propose(ctx, cmds...); err != nil {
+					b.Error(err)
+					cancel()
+					return
+				}
+			}
+		})
+	}
+	launched, reached, count := 0, 0, 0
+	var launchTime time.Duration
+	for reached < b.N {
+		e, ok := <-entries
+		if !ok {
+			b.Fatalf("the log ended after %d launches, %d %v", launched, reached, until)
+		}
+		count++
+		for i, c := range e.Commands {
+			switch r := e.Results[i]; {
+			case r.Kind != state.OK || r.Duplicate:
+			case c.Launch != nil:
+				if launched++; launched == b.N {
+					launchTime = time.Since(began)
+				}
+			case c.Observe != nil && c.Observe.Update.Status.State == until:
+				reached++
+			}
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/launchTime.Seconds(), "launches/s")
+	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "tasks/s")
+	b.ReportMetric(float64(b.N)/float64(count), "tasks/entry")
+}
