@@ -91,7 +91,7 @@ lint: ## look for mistakes that a machine can see
 # The simulation is one goroutine and has its own target; e2e needs programs.
 unit: deps containerd2 ## test the packages, with the race detector
 	@mkdir -p $(BIN)
-	$(COUNT) go test -race -shuffle=on -count=1 -timeout 15m \
+	$(COUNT) go test -race -shuffle=on -count=1 -timeout 8m \
 		$$(go list ./... | grep -v -e '^$(MODULE)/test/sim' -e '^$(MODULE)/test/e2e')
 
 sim: ## simulate the fleet from 500 seeds
@@ -113,7 +113,7 @@ test: deps ## do all checks and tests
 		echo "--- $$step"
 		begin=$$SECONDS
 		if $(MAKE) $$step; then echo "--- $$step: passed in $$((SECONDS - begin)) s"
-		else echo "--- $$step: FAILED"; failed+=" $$step"; fi
+		else echo "--- $$step: FAILED after $$((SECONDS - begin)) s"; failed+=" $$step"; fi
 	done
 	[ -z "$$failed" ] || echo "failed:$$failed"
 	line=$$(go run ./test/count -sum $(TALLY)) && [ -z "$$failed" ] || { echo "$${line:-tests: none ran}"; exit 1; }

@@ -106,8 +106,11 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 				continue
 			}
 			wait = min(wait, refused.r.RetryAfter)
-		case errors.As(err, &refused) && (refused.r.Code == wire.RefusedRevoked || refused.r.Code == wire.RefusedUnknownAgent),
-			errors.As(err, &closed) && closed.Code == transport.CodeRevoked:
+		case errors.As(err, &refused) && refused.r.Code == wire.RefusedRevoked,
+			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
+			a.emit(ctx, lifecycle.Revoked{})
+			wait = bannedWait
+		case errors.As(err, &refused) && refused.r.Code == wire.RefusedUnknownAgent:
 			wait = bannedWait
 		}
 		a.log.Warn("no session", "replica", addr, "cause", transport.Explain(err), "retry_in", wait.Round(time.Millisecond))
@@ -181,8 +184,7 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 
 // cause prefers what ended the connection over how a stream noticed it.
 func cause(conn transport.Session, err error) error {
-	var refused *refusedError
-	if errors.As(err, &refused) {
+	if _, ok := errors.AsType[*refusedError](err); ok {
 		return err
 	}
 	if conn.Context().Err() != nil {

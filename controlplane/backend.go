@@ -104,8 +104,7 @@ func (r *Replica) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest,
 	if errors.Is(err, sessions.ErrNotConnected) {
 		return &state.Error{Kind: state.Conflict, Text: fmt.Sprintf("agent %s, which holds the output, is not connected; try again when 'tender agents' shows it", agent)}
 	}
-	var refused *sessions.RefusedError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*sessions.RefusedError](err); ok {
 		return &state.Error{Kind: state.NotFound, Text: refused.Refusal.Text}
 	}
 	return err

@@ -47,8 +47,7 @@ func (g registry) Consume(ctx context.Context, hash string, a enroll.Admission) 
 		Hostname: a.Hostname, KeyHash: a.KeyPin, Addr: a.Addr,
 	}})
 	if err != nil {
-		var not *registrar.NotLeaderError
-		if errors.As(err, &not) {
+		if not, ok := errors.AsType[*registrar.NotLeaderError](err); ok {
 			return pki.Identity{}, enroll.ErrNotLeader{Addr: not.Addr}
 		}
 		return pki.Identity{}, err

@@ -25,7 +25,7 @@ func TestMeter(t *testing.T) {
 	var m capacity.Meter
 	var r fleet.Readings
 	m.Read(t.TempDir(), &r)
-	for i := 0; i < 1<<28; i++ { //nolint:revive // use a processor for some ticks
+	for range 1 << 28 { //nolint:revive // use a processor for some ticks
 	}
 	m.Read(t.TempDir(), &r)
 	if r.FreeMemMB <= 0 || r.FreeDiskMB <= 0 || r.CPUPercent <= 0 || r.CPUPercent > 100 {

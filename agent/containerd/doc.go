@@ -15,7 +15,8 @@
 // label tender.task. Nothing in this package is remembered across restarts:
 // containerd is the record.
 //
-// A task gets the default seccomp profile, no new privileges, a short list of
+// A task gets the default seccomp profile (for the machine's own ABI: 32-bit
+// programs are killed by it), no new privileges, a short list of
 // capabilities, the devices it was assigned and no others, a network of its
 // own with nothing but loopback or else the host's, and limits on processors
 // (CFS quota), memory (without swap) and processes. A limit that this

@@ -13,7 +13,6 @@ import (
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/platforms"
 	"github.com/containerd/typeurl/v2"
@@ -118,7 +117,7 @@ func New(cfg Config) (*Executor, error) {
 		cgroups: detectCgroups(cgroupRoot),
 		log:     cfg.Log,
 		runtime: runtime,
-		seccomp: seccomp.DefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: capabilities()}}),
+		seccomp: seccompProfile(),
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	x.wg.Go(x.watchOOM)

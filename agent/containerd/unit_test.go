@@ -75,3 +75,10 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestSeccompIsForTheNativeArchitecture(t *testing.T) {
+	p := seccompProfile()
+	if len(p.Architectures) != 0 || len(p.Syscalls) < 2 || p.DefaultAction != "SCMP_ACT_ERRNO" {
+		t.Errorf("architectures %v, %d rules, by default %s", p.Architectures, len(p.Syscalls), p.DefaultAction)
+	}
+}

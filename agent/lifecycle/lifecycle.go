@@ -49,6 +49,9 @@ type (
 	Connected struct{ Term uint64 }
 	// Disconnected: the session is over.
 	Disconnected struct{}
+	// Revoked: the control plane has banned this agent for good. For it the
+	// tasks have ended, and may run elsewhere by now.
+	Revoked struct{}
 	// Desired arrived.
 	Desired struct{ fleet.Desired }
 	// Acked: an update is committed.
@@ -82,6 +85,7 @@ type (
 func (Recovered) event()    {}
 func (Connected) event()    {}
 func (Disconnected) event() {}
+func (Revoked) event()      {}
 func (Desired) event()      {}
 func (Acked) event()        {}
 func (Started) event()      {}
@@ -182,6 +186,10 @@ func (a *Agent) Step(now time.Time, ev Event) []Action {
 		a.pull(now)
 	case Disconnected:
 		a.connected = false
+	case Revoked:
+		for _, id := range a.ids() {
+			a.tasks[id].kill(a, now, grace(a.tasks[id].Assignment.Spec))
+		}
 	case Desired:
 		a.desired(now, ev.Desired)
 	case Acked:

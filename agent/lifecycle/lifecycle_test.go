@@ -190,6 +190,20 @@ func TestKill(t *testing.T) {
 	b.expect("remove t", "report t#4 TASK_KILLED stopped on request; ended by signal 15")
 }
 
+func TestARevokedAgentEndsItsTasks(t *testing.T) {
+	b := newBench(t)
+	b.step(full(1, task("runs"), task("starts")))
+	b.step(lifecycle.Started{Task: "runs"})
+	b.step(lifecycle.Disconnected{})
+	b.log = nil
+	b.step(lifecycle.Revoked{})
+	b.expect("stop runs 5s", "stop starts 0s")
+	b.step(lifecycle.Revoked{}) // it came by once more
+	b.step(lifecycle.Exited{Task: "runs", Time: t0})
+	b.step(lifecycle.Started{Task: "starts", Err: lifecycle.Failed})
+	b.expect("remove runs", "remove starts")
+}
+
 func TestKillDuringAStartGivesTheStartUp(t *testing.T) {
 	b := newBench(t)
 	b.step(full(1, task("t")))

@@ -23,8 +23,7 @@ func notLeader(s Status) error { return &redirect{string(s.Leader), s.LeaderAddr
 // fail answers with what err says.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
-	var re *redirect
-	if errors.As(err, &re) {
+	if re, ok := errors.AsType[*redirect](err); ok {
 		w.Header().Set(headerLeader, re.leader)
 		w.Header().Set("Location", "https://"+re.addr+r.URL.RequestURI())
 	}

@@ -267,8 +267,7 @@ func (c *Client) exchange(ctx context.Context, h *http.Client, address string, r
 	}
 	resp, err := h.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // the address is named by who reports it
 		}
 		return nil, &sendError{err: err, reached: reached.Load()}

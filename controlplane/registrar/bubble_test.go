@@ -197,6 +197,7 @@ func TestANewcomerThatIsNotThere(t *testing.T) {
 		c.start(1)
 		lead := c.all[0]
 		registrartest.AwaitLeading(t, lead.Raft)
+		n.Cut("10.0.0.2:7443")
 		err := lead.AddVoter(t.Context(), "r2", "10.0.0.2:7443")
 		if err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), "10.0.0.2:7443") {
 			t.Errorf("AddVoter: %v", err)
@@ -209,6 +210,7 @@ func TestANewcomerThatIsNotThere(t *testing.T) {
 		go func() { added <- lead.AddVoter(t.Context(), "r2", "10.0.0.2:7443") }()
 		time.Sleep(4 * time.Second)
 		c.all = append(c.all, c.up("r2", "10.0.0.2:7443", false))
+		n.Heal("10.0.0.2:7443")
 		if err := <-added; err != nil {
 			t.Error(err)
 		}

@@ -154,7 +154,13 @@ func (s *session) run(ctx context.Context, control *wire.Conn, h wire.Hello) err
 	s.emit(leader.AgentUp{Agent: s.id, Session: s.number, Hostname: h.Hostname, Capacity: h.Capacity})
 	s.m.cfg.Log.Info("agent connected", "agent", s.id, "link", s.soft.Link, "remote", s.soft.Remote, "version", h.Version)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.read(control) })
+	g.Go(func() error {
+		err := s.read(control)
+		// The agent is told what is wrong with what it said. Where the session is
+		// over already this does nothing.
+		_ = s.conn.Close(transport.CodeProtocol, err.Error())
+		return err
+	})
 	g.Go(func() error { return s.write(ctx, control) })
 	g.Go(func() error { return s.acceptStreams(ctx, g) })
 	g.Go(func() error {

@@ -25,8 +25,9 @@ type wireAgent struct {
 // room is more than any benchmark takes.
 var room = fleet.Resources{CPUs: fleet.Whole(10_000_000), Mem: fleet.Whole(1_000_000_000), Disk: fleet.Whole(1000)}
 
-// startWireAgent connects an agent that has joined. It ends with ctx.
-func startWireAgent(ctx context.Context, b *testing.B, a *cluster.Agent, leader string, states ...fleet.TaskState) (ended <-chan error) {
+// startWireAgent connects an agent that has joined. It ends with ctx, or with
+// its session: then failed is called.
+func startWireAgent(ctx context.Context, b *testing.B, a *cluster.Agent, leader string, failed context.CancelCauseFunc, states ...fleet.TaskState) (ended <-chan struct{}) {
 	b.Helper()
 	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: pki.NewHolder(a.Credential())})
 	if err != nil {
@@ -41,10 +42,13 @@ func startWireAgent(ctx context.Context, b *testing.B, a *cluster.Agent, leader 
 		b.Fatal(err)
 	}
 	w := &wireAgent{id: a.ID, states: states, conn: wire.NewConn(st, wire.MaxControl), seen: map[fleet.TaskID]bool{}}
-	done := make(chan error, 1)
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		defer dialer.Close()
-		done <- w.run()
+		if err := w.run(); err != nil {
+			failed(fmt.Errorf("agent %s: %w", a.ID, err))
+		}
 	}()
 	context.AfterFunc(ctx, func() { session.Close(transport.CodeOK, "") })
 	return done

@@ -38,13 +38,13 @@ func BenchmarkLaunches(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			f := trio(b, nil)
-			ctx, cancel := context.WithCancel(b.Context())
+			ctx, cancel := context.WithCancelCause(b.Context())
 			for i := range agents {
-				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, states...)
+				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, cancel, states...)
 				defer func() { <-ended }()
 			}
-			defer cancel()
-			measure(b, f, states[len(states)-1])
+			defer cancel(nil)
+			measure(ctx, b, f, states[len(states)-1])
 		})
 	}
 }
@@ -56,14 +56,15 @@ func BenchmarkAgents(b *testing.B) {
 	for i := range agents {
 		f.Agent(fmt.Sprintf("a%d", i))
 	}
-	measure(b, f, fleet.TaskFinished)
+	measure(b.Context(), b, f, fleet.TaskFinished)
 }
 
 // measure submits b.N tasks and waits until all are in the state.
-func measure(b *testing.B, f *cluster.Fleet, until fleet.TaskState) {
+func measure(ctx context.Context, b *testing.B, f *cluster.Fleet, until fleet.TaskState) {
+	b.Helper()
 	lead := f.Leader()
-	ctx, cancel := context.WithCancel(b.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	_, entries, err := lead.Follow(ctx)
 	if err != nil {
 		b.Fatal(err)
@@ -82,8 +83,7 @@ func measure(b *testing.B, f *cluster.Fleet, until fleet.TaskState) {
 					cmds = append(cmds, c)
 				}
 				if _, err := lead.Propose(ctx, cmds...); err != nil {
-					b.Error(err)
-					cancel()
+					cancel(fmt.Errorf("submit: %w", err))
 					return
 				}
 			}
@@ -94,7 +94,7 @@ func measure(b *testing.B, f *cluster.Fleet, until fleet.TaskState) {
 	for reached < b.N {
 		e, ok := <-entries
 		if !ok {
-			b.Fatalf("the log ended after %d launches, %d %v", launched, reached, until)
+			b.Fatalf("after %d launches, %d %v: %v", launched, reached, until, context.Cause(ctx))
 		}
 		count++
 		for i, c := range e.Commands {

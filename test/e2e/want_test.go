@@ -42,6 +42,9 @@ func record(t *testing.T, f *harness.Fleet) []string {
 	for i := range agents {
 		a := &agents[i]
 		a.LastSeen, a.Readings, a.CertDaysLeft = time.Time{}, nil, nil
+		if a.State != client.AgentConnected { // of its last session
+			a.Since, a.Remote, a.Link, a.Version = time.Time{}, "", "", ""
+		}
 	}
 	tasks, taskErr := f.Tasks(ctx, client.TaskFilter{All: true})
 	tokens, tokenErr := f.Tokens(ctx)

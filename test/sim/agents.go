@@ -32,7 +32,7 @@ type agentSim struct {
 type container struct {
 	resources fleet.Resources
 	running   bool
-	waited    int // the life of the process that waits
+	waited    int               // the life of the process that waits
 	exited    *lifecycle.Exited // nil: no exit status is known
 }
 
@@ -170,7 +170,7 @@ func (a *agentSim) perform(act lifecycle.Action) {
 	case lifecycle.Remove:
 		w.after(w.between(time.Millisecond, 50*time.Millisecond), alive(func() {
 			delete(a.containers, act.Task)
-			a.step(lifecycle.Removed{Task: act.Task})
+			a.step(lifecycle.Removed(act))
 		}))
 	case lifecycle.Pull:
 		w.send(func() {

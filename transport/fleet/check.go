@@ -12,7 +12,7 @@ import (
 const GPUFractionText = "Task uses invalid resources: Invalid 'gpus' resource: The 'gpus' resource must be an unsigned integer"
 
 // ErrGPUFraction is the error of GPUCount for a fraction or a negative number.
-var ErrGPUFraction = errors.New(GPUFractionText)
+var ErrGPUFraction = errors.New(GPUFractionText) //nolint:staticcheck // Mesos's text begins with a capital
 
 // GPUCount reads a number of GPUs; only whole ones exist.
 func GPUCount(s string) (int, error) {

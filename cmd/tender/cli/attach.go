@@ -92,8 +92,7 @@ func (at *attachment) follow(ctx context.Context) error {
 		case <-giveUp:
 			at.incomplete(errors.New("nothing more came"))
 		case err := <-at.output:
-			var own *outputError
-			if errors.As(err, &own) {
+			if _, own := errors.AsType[*outputError](err); own {
 				return err
 			}
 			at.incomplete(err)

@@ -62,8 +62,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	var ended *taskEnded
-	if errors.As(err, &ended) {
+	if ended, ok := errors.AsType[*taskEnded](err); ok {
 		return ended.code
 	}
 	a.explain(err)

@@ -222,7 +222,7 @@ func readServers(dir string) []string {
 		return nil
 	}
 	var out []string
-	for _, s := range strings.Fields(string(data)) {
+	for s := range strings.FieldsSeq(string(data)) {
 		if addr, err := serverAddr(s); err == nil && addr != "" {
 			out = append(out, addr)
 		}

@@ -123,8 +123,7 @@ func (a *app) login(ctx context.Context, line pki.JoinLine, name, dir string) er
 // loginError says what a failed login means. The replica's own refusals do
 // that already.
 func loginError(err error) error {
-	var refusal *enroll.Refusal
-	if errors.As(err, &refusal) {
+	if _, refused := errors.AsType[*enroll.Refusal](err); refused {
 		return err
 	}
 	return hint(transport.Explain(err), "the login failed: %w", err)

@@ -145,7 +145,7 @@ func TestLoginThatFails(t *testing.T) {
 		{"nothing", "", "error: join line: not a valid join line: it is empty\nnext:  make a new one with: tender token create --kind operator\n"},
 		{"damaged", used.String()[:40], "error: join line: not a valid join line: "},
 		{"agent's", r.line(pki.KindAgent).String(), "error: this join line admits a agent\n"},
-		{"used", used.String(), "used up"},
+		{"used", used.String(), "the join line has been used already; ask an operator for a new join line"},
 		{"wrong pin", wrongPin.String(), "is not a replica of the fleet that the join line is for"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
