@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/registrar"
-	"github.com/tenderfleet/tender/controlplane/sessions"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -93,21 +91,11 @@ func (r *Replica) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest,
 	}); err != nil {
 		return err
 	}
-	switch {
-	case !known:
+	if !known {
 		return &state.Error{Kind: state.NotFound, Text: fmt.Sprintf("no task %s; list them with: tender ps --all", id)}
-	case agent == "":
-		return &state.Error{Kind: state.Conflict, Text: fmt.Sprintf("task %s has not been placed yet, so it has no output; see: tender why %s", id, id)}
 	}
 	o.Task = id
-	err := r.mgr.Logs(ctx, agent, o, emit)
-	if errors.Is(err, sessions.ErrNotConnected) {
-		return &state.Error{Kind: state.Conflict, Text: fmt.Sprintf("agent %s, which holds the output, is not connected; try again when 'tender agents' shows it", agent)}
-	}
-	if refused, ok := errors.AsType[*sessions.RefusedError](err); ok {
-		return &state.Error{Kind: state.NotFound, Text: refused.Refusal.Text}
-	}
-	return err
+	return r.mgr.Logs(ctx, agent, o, emit)
 }
 
 // Status tells of this replica and the trio. It never blocks.

@@ -73,11 +73,20 @@ type term struct {
 	run     *framework.Run
 	queries chan func(*leader.Leader)
 	done    <-chan struct{}
+	// What the steps since the last flush want proposed and acknowledged.
+	proposals []state.Command
+	acks      map[session][]wire.Ack
 
 	mu      sync.Mutex
 	pending []state.Command
 	wake    chan struct{}
 	commit  chan struct{} // closed and replaced at each commit
+}
+
+// session is one connection of an agent.
+type session struct {
+	agent  fleet.AgentID
+	number uint64
 }
 
 func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
@@ -86,7 +95,7 @@ func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 	if err != nil {
 		return fmt.Errorf("follow the log: %w", err)
 	}
-	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1)}
+	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[session][]wire.Ack{}}
 	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
 	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
 	events := r.mgr.Lead(number)
@@ -106,6 +115,7 @@ func (t *term) loop(ctx context.Context, events <-chan leader.Event, entries <-c
 	defer tick.Stop()
 	t.feed(t.run.Start())
 	for {
+		t.flush()
 		select {
 		case <-ctx.Done():
 			// The follower must be drained until its channel closes.
@@ -160,7 +170,7 @@ func (t *term) perform(act leader.Action) {
 	m := t.r.mgr
 	switch act := act.(type) {
 	case leader.Propose:
-		t.enqueue(act.Command)
+		t.proposals = append(t.proposals, act.Command)
 	case leader.Offer:
 		if act.Framework == framework.RunID {
 			t.feed(t.run.Step(framework.Offers{Offers: act.Offers}))
@@ -172,17 +182,28 @@ func (t *term) perform(act leader.Action) {
 	case leader.Assign:
 		m.Send(act.Agent, act.Session, wire.DesiredSet{Desired: act.Desired})
 	case leader.Ack:
-		m.Send(act.Agent, act.Session, wire.Acks{Acks: []wire.Ack{{Task: act.Task, Update: act.Update, Generation: act.Generation}}})
+		s := session{act.Agent, act.Session}
+		t.acks[s] = append(t.acks[s], wire.Ack{Task: act.Task, Update: act.Update, Generation: act.Generation})
 	case leader.Disconnect:
 		m.Disconnect(act.Agent, act.Session, closeCodes[act.Cause], string(act.Cause))
 	case leader.Rescind:
 	}
 }
 
-func (t *term) enqueue(c state.Command) {
+// flush passes on what the steps have gathered: one message for an agent and
+// one proposal, however many updates an entry held.
+func (t *term) flush() {
+	for s, acks := range t.acks {
+		t.r.mgr.Send(s.agent, s.number, wire.Acks{Acks: acks})
+	}
+	clear(t.acks)
+	if len(t.proposals) == 0 {
+		return
+	}
 	t.mu.Lock()
-	t.pending = append(t.pending, c)
+	t.pending = append(t.pending, t.proposals...)
 	t.mu.Unlock()
+	t.proposals = t.proposals[:0]
 	select {
 	case t.wake <- struct{}{}:
 	default:

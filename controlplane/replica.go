@@ -193,7 +193,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 	handler := api.Handler(r, opts)
 	opts.Local = true
 	opts.Forward = &http.Transport{
-		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, "http/1.1"), ResponseHeaderTimeout: time.Minute, IdleConnTimeout: time.Minute,
+		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, "http/1.1"), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 	}
 	g.Go(func() error { return r.acceptAgents(ctx, g) })
 	g.Go(func() error { return r.acceptJoiners(ctx, g) })
@@ -201,11 +201,11 @@ func (r *Replica) Serve(ctx context.Context) error {
 	g.Go(func() error { return r.renewing(ctx) })
 	if public != nil {
 		g.Go(func() error {
-			return serveHTTP(ctx, tls.NewListener(public, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), handler)
+			return serveHTTP(ctx, tls.NewListener(public, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), handler, r.log)
 		})
 	}
 	if local != nil {
-		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts)) })
+		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts), r.log) })
 	}
 	g.Go(func() error {
 		// Ends what blocks on the ports. A leader hands over first: the others
@@ -274,12 +274,9 @@ func (r *Replica) listenLocal() (net.Listener, error) {
 	return ln, nil
 }
 
-func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
-	}
+func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := api.NewServer(h, log)
+	srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve API: %w", err)

@@ -5,9 +5,9 @@
 // A replica serves it twice:
 //
 //	h := api.Handler(backend, api.Options{Log: log, Allow: allow})
-//	go api.NewServer(h).Serve(tlsListener)     // pki.ServerTLS, operators
+//	go api.NewServer(h, log).Serve(tlsListener)     // pki.ServerTLS, operators
 //	l := api.Handler(backend, api.Options{Log: log, Local: true, Forward: toLeader})
-//	go api.NewServer(l).Serve(unixListener)    // mode 0600
+//	go api.NewServer(l, log).Serve(unixListener)    // mode 0600
 //
 // The routes, all below /v1 but the last:
 //

@@ -43,6 +43,12 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) error {
 	}
 	o.Task = x.task.ID
 	out := &frames{w: w, rc: http.NewResponseController(w)}
+	if o.Follow {
+		// A quiet task must not look like a replica that does not answer.
+		if err := out.begin(); err != nil {
+			return nil
+		}
+	}
 	err = h.b.Logs(r.Context(), o.Task, o, out.emit)
 	switch {
 	case err == nil:
@@ -71,6 +77,14 @@ type frames struct {
 	begun bool
 }
 
+// begin answers that there will be output; from here on, errors are frames.
+func (f *frames) begin() error {
+	f.begun = true
+	f.w.Header().Set("Content-Type", "application/x-ndjson")
+	f.w.WriteHeader(http.StatusOK)
+	return f.rc.Flush()
+}
+
 func (f *frames) emit(stderr bool, data []byte) error {
 	stream := "stdout"
 	if stderr {
@@ -88,9 +102,9 @@ func (f *frames) emit(stderr bool, data []byte) error {
 
 func (f *frames) send(frame client.LogFrame) error {
 	if !f.begun {
-		f.begun = true
-		f.w.Header().Set("Content-Type", "application/x-ndjson")
-		f.w.WriteHeader(http.StatusOK)
+		if err := f.begin(); err != nil {
+			return err
+		}
 	}
 	_ = f.rc.SetWriteDeadline(time.Now().Add(stalled)) // unsupported only in tests
 	if err := json.NewEncoder(f.w).Encode(frame); err != nil {

@@ -22,7 +22,7 @@ const (
 	lookEvery = 250 * time.Millisecond
 	softEvery = time.Second
 	// calm is the least time between two looks, however busy the fleet is.
-	calm = 50 * time.Millisecond
+	calm = 100 * time.Millisecond
 )
 
 // propose commits one command and folds its refusal into the error.
@@ -81,17 +81,26 @@ func (h *handler) getTask(w http.ResponseWriter, r *http.Request) error {
 	}
 	end := time.NewTimer(wait)
 	defer end.Stop()
+	var why explained
+	var asked time.Time
 	for {
 		changed := h.changed() // before the look, so that no change is missed
-		x, err := h.explain(r.Context(), r.PathValue("id"))
+		t, err := h.find(r.Context(), r.PathValue("id"))
 		if err != nil {
 			return err
 		}
-		doc := taskDoc(x.task, x.waiting, true)
-		if after == "" || doc.Revision != after || wait == 0 || x.task.State.Terminal() {
-			return answer(w, http.StatusOK, doc)
+		// Why a task waits costs a look at every agent: not at each change.
+		if t.Waiting() && time.Since(asked) >= softEvery {
+			if why, err = h.whyWaits(r.Context(), t); err != nil {
+				return err
+			}
+			asked = time.Now()
 		}
-		if !h.pause(r.Context(), changed, end.C, x.waiting != nil) {
+		if !t.Waiting() {
+			why = explained{}
+		}
+		doc := taskDoc(t, why.waiting, true)
+		if after == "" || doc.Revision != after || wait == 0 || t.State.Terminal() || !h.pause(r.Context(), changed, end.C, t.Waiting()) {
 			return answer(w, http.StatusOK, doc)
 		}
 	}

@@ -24,32 +24,38 @@ type explained struct {
 	refusals []allocator.Refusal
 }
 
-// explain reads a task and asks the leader why it waits, if it does. Records
-// are never changed in place, so the task may be kept.
+// explain reads a task and asks the leader why it waits, if it does.
 func (h *handler) explain(ctx context.Context, id string) (explained, error) {
-	var x explained
-	agents := map[fleet.AgentID]bool{}
-	err := h.b.Read(ctx, func(st *state.State) {
-		x.task = st.Tasks[fleet.TaskID(id)]
-		if x.task == nil || !x.task.Waiting() {
-			return
-		}
-		for a, rec := range st.Agents {
-			if !rec.Revoked {
-				agents[a] = true
-			}
-		}
-	})
+	t, err := h.find(ctx, id)
+	if err != nil || !t.Waiting() {
+		return explained{task: t}, err
+	}
+	return h.whyWaits(ctx, t)
+}
+
+// find reads a task. Records are never changed in place, so it may be kept.
+func (h *handler) find(ctx context.Context, id string) (t *state.Task, err error) {
+	err = h.b.Read(ctx, func(st *state.State) { t = st.Tasks[fleet.TaskID(id)] })
+	if err == nil && t == nil {
+		err = notFound("task", id, "tender ps --all")
+	}
+	return t, err
+}
+
+func (h *handler) whyWaits(ctx context.Context, t *state.Task) (explained, error) {
+	x := explained{task: t}
+	refusals, never, err := h.b.Why(ctx, t.ID)
 	if err != nil {
 		return x, err
 	}
-	if x.task == nil {
-		return x, notFound("task", id, "tender ps --all")
-	}
-	if !x.task.Waiting() {
-		return x, nil
-	}
-	refusals, never, err := h.b.Why(ctx, x.task.ID)
+	agents := map[fleet.AgentID]bool{}
+	err = h.b.Read(ctx, func(st *state.State) {
+		for id, rec := range st.Agents {
+			if !rec.Revoked {
+				agents[id] = true
+			}
+		}
+	})
 	if err != nil {
 		return x, err
 	}

@@ -91,10 +91,20 @@ func (l *Leader) capacityChanged(now time.Time, ev CapacityChanged) {
 }
 
 func (l *Leader) pulled(ev Pull) {
-	if a := l.current(ev.Agent, ev.Session); a != nil {
-		a.pull = &ev
-		l.answer(ev.Agent)
+	a := l.current(ev.Agent, ev.Session)
+	if a == nil {
+		return
 	}
+	a.pull = &ev
+	if !ev.Full && ev.Generation <= l.st.Agents[ev.Agent].Generation {
+		// What it holds it does not lose, save with its disk: see answer.
+		n := 0
+		for n < len(a.changes) && a.changes[n].generation <= ev.Generation {
+			n++
+		}
+		a.changes, a.base = a.changes[n:], max(a.base, ev.Generation)
+	}
+	l.answer(ev.Agent)
 }
 
 // answer sends an agent what differs from the generation it holds, once it
@@ -112,9 +122,17 @@ func (l *Leader) answer(id fleet.AgentID) {
 		return
 	}
 	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full}
-	for _, t := range state.SortedKeys(a.tasks) {
-		if task := l.st.Tasks[t]; full || task.Generation > held {
-			d.Assignments = append(d.Assignments, task.Assignment())
+	if full || held < a.base {
+		for _, t := range state.SortedKeys(a.tasks) {
+			if task := l.st.Tasks[t]; full || task.Generation > held {
+				d.Assignments = append(d.Assignments, task.Assignment())
+			}
+		}
+	} else {
+		for _, c := range a.changes {
+			if task := l.st.Tasks[c.task]; a.tasks[c.task] && task.Generation == c.generation {
+				d.Assignments = append(d.Assignments, task.Assignment())
+			}
 		}
 	}
 	if !full {

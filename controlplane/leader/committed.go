@@ -53,7 +53,7 @@ func (l *Leader) launched(c *state.Launch, r state.Result) {
 	}
 	l.agents[c.Agent].tasks[c.ID] = true
 	l.do(Update{c.Framework, l.st.Tasks[c.ID].Status})
-	l.answer(c.Agent)
+	l.desire(l.st.Tasks[c.ID])
 }
 
 func (l *Leader) killed(c *state.Kill, r state.Result) {
@@ -65,8 +65,21 @@ func (l *Leader) killed(c *state.Kill, r state.Result) {
 		l.do(Update{t.Framework, t.Status})
 		return
 	}
-	l.answer(t.Agent)
+	l.desire(t)
 }
+
+// desire notes that the agent is to hear of a task.
+func (l *Leader) desire(t *state.Task) {
+	a := l.agents[t.Agent]
+	if len(a.changes) >= maxChanges { // it does not pull
+		a.changes, a.base = nil, t.Generation-1
+	}
+	a.changes = append(a.changes, change{t.Generation, t.ID})
+	l.changed[t.Agent] = true
+}
+
+// maxChanges bounds what is remembered for an agent that does not ask.
+const maxChanges = 4096
 
 func (l *Leader) observed(c *state.Observe, r state.Result) {
 	if r.Kind == state.OutOfOrder || r.Kind == state.Conflict {
@@ -86,7 +99,7 @@ func (l *Leader) observed(c *state.Observe, r state.Result) {
 	l.do(Update{t.Framework, t.Status})
 	if t.State.Terminal() {
 		l.release(t)
-		l.answer(t.Agent)
+		l.changed[t.Agent] = true
 	}
 }
 

@@ -25,7 +25,9 @@ type Leader struct {
 	offerSeq  uint64
 	lastRound time.Time
 	due       bool // something changed that an allocation round should see
-	acts      []Action
+	// changed are agents to answer when all commands of an entry are applied.
+	changed map[fleet.AgentID]bool
+	acts    []Action
 }
 
 type launching struct {
@@ -45,6 +47,15 @@ type agentState struct {
 	reaching bool
 	// tasks are those that the agent is to hold.
 	tasks map[fleet.TaskID]bool
+	// changes are what was desired anew since the generation base, oldest
+	// first, so that a pull need not walk all tasks.
+	changes []change
+	base    uint64
+}
+
+type change struct {
+	generation uint64
+	task       fleet.TaskID
 }
 
 type offerState struct {
@@ -60,12 +71,13 @@ func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 		cfg: cfg.withDefaults(), term: term, st: st, alloc: allocator.New(),
 		agents: map[fleet.AgentID]*agentState{}, subs: map[fleet.FrameworkID]bool{},
 		offers: map[fleet.OfferID]*offerState{}, launching: map[fleet.TaskID]launching{},
+		changed: map[fleet.AgentID]bool{},
 	}
 	for _, r := range state.SortedKeys(st.Roles) {
 		l.alloc.SetWeight(r, st.Roles[r].Weight)
 	}
 	for _, id := range state.SortedKeys(st.Agents) {
-		l.agents[id] = &agentState{away: now, tasks: map[fleet.TaskID]bool{}}
+		l.agents[id] = &agentState{away: now, tasks: map[fleet.TaskID]bool{}, base: st.Agents[id].Generation}
 		l.refreshAgent(id)
 	}
 	for _, id := range state.SortedKeys(st.Tasks) {
@@ -108,6 +120,10 @@ func (l *Leader) Step(now time.Time, ev Event) []Action {
 		for _, c := range ev.Commands {
 			l.committed(c, l.st.Apply(ev.Index, c))
 		}
+		for _, id := range state.SortedKeys(l.changed) {
+			l.answer(id)
+		}
+		clear(l.changed)
 	case Tick:
 		l.tick(now)
 	}

@@ -50,7 +50,7 @@ func newImpostor(t *testing.T, f *harness.Fleet, a *harness.Agent) *impostor {
 func (i *impostor) hello(id string) wire.Message {
 	i.t.Helper()
 	c := wire.NewConn(i.control, wire.MaxControl)
-	if err := c.Send(wire.Hello{Capability: wire.Capability, Agent: fleet.AgentID(id), Version: "impostor"}); err != nil {
+	if err := c.Send(wire.Hello{Capability: wire.Capability, Agent: fleet.AgentID(id), Hostname: id, Version: "impostor"}); err != nil {
 		i.t.Fatal(err)
 	}
 	msg, err := c.Recv()
@@ -101,7 +101,7 @@ func TestAReplicaThrowsOutWhoBreaksTheProtocolAndServesTheOthers(t *testing.T) {
 	f.Running(t, id)
 	other := f.Join(t, harness.AgentOptions{})
 	since := honest.Connected(t).Since
-	hello := frame(t, wire.Hello{Capability: wire.Capability, Agent: fleet.AgentID(other.ID)})
+	hello := frame(t, wire.Hello{Capability: wire.Capability, Agent: fleet.AgentID(other.ID), Hostname: other.ID})
 	reading := frame(t, wire.Readings{Readings: fleet.Readings{Time: time.Now()}})
 
 	for _, c := range []struct {

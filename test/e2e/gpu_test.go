@@ -11,8 +11,8 @@ import (
 	"github.com/tenderfleet/tender/test/fakenvml"
 )
 
-// The node that cards of the stand-in have: a free number of a driver that the
-// kernel knows, so that opening it does no harm.
+// withGPUs is a control plane with one agent whose driver and cards are
+// stand-ins.
 func withGPUs(t *testing.T, n int) (*harness.Fleet, *harness.Agent) {
 	t.Helper()
 	root, err := fakenvml.DriverRoot(t.TempDir(), fakenvml.NewWorld(n, "NVIDIA RTX A6000", 49140))
@@ -42,13 +42,15 @@ func TestATaskHasItsOwnGPUsAndNoOthers(t *testing.T) {
 		}
 	})
 
+	t.Run("a model and a size that nobody has", func(t *testing.T) {
+		waits(t, f, client.Submit{GPUs: "1", GPUModel: "H100"}, "1 agent: not enough GPUs with model H100: needs 1, has 0")
+		waits(t, f, client.Submit{GPUs: "1", GPUMemory: "80G"}, "1 agent: not enough GPUs with 81920 MiB or more: needs 1, has 0")
+		waits(t, f, client.Submit{GPUs: "3"}, "1 agent: not enough GPUs: needs 3, has 2")
+	})
+
 	const look = "cd /dev; ls -d nvidia[0-9]* | tr '\\n' ' '; echo $NVIDIA_VISIBLE_DEVICES; until [ -e /tmp/end ]; do sleep 0.05; done"
-	submit := func(more ...string) string {
-		s := client.Submit{Command: sh(look), GPUs: "1"}
-		if len(more) > 0 {
-			s.GPUModel = more[0]
-		}
-		return f.Submit(t, s)
+	submit := func() string {
+		return f.Submit(t, client.Submit{Command: sh(look), GPUs: "1", GPUModel: "a6000", GPUMemory: "40G"})
 	}
 	var ids []string
 	var uuids, nodes []string

@@ -41,7 +41,7 @@ COMMAND replaces the image's own. It is executed as it stands, without a shell.
 GPUs are given whole: --gpus takes an integer.`,
 		Example: `  tender run --cpus 4 --mem 8G docker.io/library/busybox:1.36 -- sh -c 'sleep 60; echo done'
   tender run --attach --gpus 2 --gpu-memory 24G --env TOKEN registry.example.org/team/train:v3
-  tender run --site lab --label disk=ssd --name clean docker.io/library/busybox:1.36 -- rm -rf /data/old`,
+  tender run --site lab --label disk=ssd --name usage docker.io/library/busybox:1.36 -- du -sh /data`,
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows the image is the task's

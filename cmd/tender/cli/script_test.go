@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(time.Minute), // ends what a failed script left running
+		Deadline:            time.Now().Add(2 * time.Minute), // ends what a failed script left running
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"tender": tender,

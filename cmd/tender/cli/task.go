@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -156,19 +157,21 @@ its agent has stopped it; one that waits to be placed ends at once.`,
 			d := client.Duration(grace)
 			in.Grace = &d
 		}
-		var tasks []client.Task
+		tasks := []client.Task{}
+		var failed error // the others are stopped all the same
 		for _, id := range args {
 			t, err := c.StopTask(ctx, id, in)
 			if err != nil {
-				return err
+				failed = cmp.Or(failed, err)
+				continue
 			}
 			tasks = append(tasks, t)
 		}
-		return a.print(tasks, func(w io.Writer) {
+		return cmp.Or(failed, a.print(tasks, func(w io.Writer) {
 			for _, t := range tasks {
 				fmt.Fprintf(w, "%s: %s\n", clean(t.ID), clean(state(t)))
 			}
-		})
+		}))
 	})
 	return cmd
 }

@@ -44,7 +44,7 @@ func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
 	}
 	fields := strings.Fields(stdout)
 	a.ID = fields[len(fields)-1]
-	a.args = []string{"run", "--state", a.State, "--log-level", "debug", "--containerd"}
+	a.args = []string{"run", "--state", a.State, "--log-level", logLevel(t), "--containerd"}
 	if o.Runtime != nil {
 		a.args = append(a.args, o.Runtime.Address, "--namespace", o.Runtime.Namespace)
 	} else {

@@ -93,7 +93,7 @@ func (f *Fleet) replica(t testing.TB, runArgs []string) *Replica {
 	t.Helper()
 	id := fmt.Sprintf("r%d", len(f.Replicas)+1)
 	r := &Replica{ID: id, Addr: freeAddr(t), Data: filepath.Join(f.dir, id), Socket: filepath.Join(f.dir, id+".sock")}
-	r.args = append([]string{"run", "--data", r.Data, "--listen", r.Addr, "--socket", r.Socket, "--log-level", "debug"}, runArgs...)
+	r.args = append([]string{"run", "--data", r.Data, "--listen", r.Addr, "--socket", r.Socket, "--log-level", logLevel(t)}, runArgs...)
 	f.Replicas = append(f.Replicas, r)
 	return r
 }
@@ -277,6 +277,14 @@ func tenderd(t testing.TB, stdin string, args ...string) {
 	if _, stderr, code := Run(t, stdin, Program("tenderd"), args...); code != 0 {
 		t.Fatalf("tenderd %s: %s", args[0], stderr)
 	}
+}
+
+// logLevel is what tells most, but not where the time counts.
+func logLevel(t testing.TB) string {
+	if _, bench := t.(*testing.B); bench {
+		return "warn"
+	}
+	return "debug"
 }
 
 // freeAddr returns an address on loopback whose port nobody uses, TCP or UDP.

@@ -164,6 +164,11 @@ func (r *Runtime) remains(t testing.TB) {
 	if len(left) > 0 && !t.Failed() {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
+	if t.Failed() { // a failed test must not leave processes, whatever it proves
+		for _, pid := range r.Shims("") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // Alive reports whether a process exists.
