@@ -53,9 +53,10 @@ containerd2: deps ## build a containerd 2.x for the tests, once
 
 # The agent looks NVML up when it runs: on a machine without GPUs there is no
 # such library, and lazy binding lets the agent start all the same.
-build: deps ## build bin/tender, bin/tenderd, bin/tender-agent
+build: deps ## build bin/tender, bin/tenderd, bin/tender-agent, bin/tender-log
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(STAMP)' -o $(BIN) ./cmd/tender ./cmd/tenderd
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(BIN) ./cmd/tender-log
 	CGO_ENABLED=1 go build -trimpath -ldflags '$(STAMP) -extldflags=-Wl,-z,lazy' -o $(BIN) ./cmd/tender-agent
 
 # go generate installs the plugins it needs, in the versions of go.mod.
@@ -131,7 +132,7 @@ bench: ## run the benchmarks
 
 demo: build ## a trio, a NAT and agents behind it, on this machine (needs root)
 	@go build -o $(BIN)/demo ./test/demo
-	exec $(BIN)/demo $(BIN)
+	if [ "$$(id -u)" = 0 ]; then $(BIN)/demo $(BIN); else sudo $(BIN)/demo $(BIN); fi
 
 clean: ## remove what was built
 	@rm -rf bin dist

@@ -110,6 +110,11 @@ var directions = []direction{
 		"a replica holds nothing of an agent",
 	},
 	{
+		[]string{"./cmd/tender-log"},
+		[]string{"./agent/tasklog", "./transport/fleet", "./gpu"},
+		"one is started for every task: it must stay small",
+	},
+	{
 		[]string{"./cmd/tender-agent/..."},
 		[]string{"./cmd/tender-agent/...", "./cmd/internal/...", "./agent/...", "./transport/...", "./pki/...", "./gpu/..."},
 		"an agent holds nothing of the control plane",

@@ -155,6 +155,9 @@ func (c *counter) report(word string, p *pkg, e event) {
 
 func (c *counter) print(lines []string) {
 	for _, l := range lines {
-		fmt.Fprint(c.out, l)
+		// RUN, PAUSE, CONT and NAME: who ran when is no news.
+		if !strings.HasPrefix(l, "=== ") {
+			fmt.Fprint(c.out, l)
+		}
 	}
 }

@@ -116,7 +116,7 @@ func wholePath(b *testing.B, f *harness.Fleet, n int) (took, first time.Duration
 		if len(list.Tasks) == 0 {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 	took, first = time.Since(began), time.Hour
 	for _, id := range ids {

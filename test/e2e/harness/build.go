@@ -35,7 +35,7 @@ func build(dir string) error {
 		cgo  string
 		args []string
 	}{
-		{"0", []string{"./cmd/tenderd", "./cmd/tender"}},
+		{"0", []string{"./cmd/tenderd", "./cmd/tender", "./cmd/tender-log"}},
 		// NVML is looked up when the agent runs; see the Makefile.
 		{"1", []string{"-ldflags=-extldflags=-Wl,-z,lazy", "./cmd/tender-agent"}},
 	} {

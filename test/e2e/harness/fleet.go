@@ -306,3 +306,6 @@ func freeAddr(t testing.TB) string {
 	t.Fatal("no port is free for both TCP and UDP")
 	return ""
 }
+
+// PID is the process id of the running replica.
+func (r *Replica) PID() int { return r.proc.PID() }
