@@ -195,7 +195,7 @@ func (i *Isolator) node(path string, minor int64) (Node, error) {
 		return Node{}, fmt.Errorf("look at %s: %w", host, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
-		return Node{}, fmt.Errorf("%s is not a device node but %s; remove it and run `nvidia-modprobe`", host, kind(uint32(st.Mode)))
+		return Node{}, fmt.Errorf("%s is not a device node but %s; remove it and run `nvidia-modprobe`", host, kind(uint32(st.Mode))) //nolint:unconvert // its type differs between platforms
 	}
 	dev := uint64(st.Rdev) //nolint:unconvert // narrower on some systems
 	n := Node{Path: path, Major: int64(unix.Major(dev)), Minor: int64(unix.Minor(dev))}

@@ -157,7 +157,7 @@ func (d *Driver) serve(ctx context.Context, c *child, seen string) error {
 // alone is in the answer.
 func (d *Driver) answer(ctx context.Context, c *child, q call) (answer, error) {
 	if q.ctx.Err() != nil {
-		return answer{err: q.ctx.Err()}, nil
+		return answer{err: q.ctx.Err()}, nil //nolint:nilerr // it is the caller's, not the child's
 	}
 	switch q.op {
 	case opClear, opInventory:

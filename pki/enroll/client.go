@@ -183,8 +183,7 @@ func (j *Joiner) backoff(n int, err error) time.Duration {
 		limit = min(minBackoff<<n, maxBackoff)
 	}
 	wait := time.Duration(j.Rand() * float64(limit))
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		wait += time.Duration(refusal.RetryMillis) * time.Millisecond
 	}
 	return wait
@@ -209,8 +208,7 @@ func (j *Joiner) round(ctx context.Context, line pki.JoinLine, req Request) (Rep
 			return reply, nil
 		}
 		err = fmt.Errorf("%s: %w", addr, err)
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
+		if refusal, ok := errors.AsType[*Refusal](err); ok {
 			if refusal.Final() {
 				return Reply{}, err
 			}
@@ -255,8 +253,7 @@ func (j *Joiner) try(ctx context.Context, addr string, line pki.JoinLine, req Re
 
 // final reports whether trying again cannot help.
 func final(err error) bool {
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		return refusal.Final()
 	}
 	for _, kind := range []error{

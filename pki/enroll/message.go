@@ -222,8 +222,9 @@ func (r *Refusal) Final() bool {
 	switch r.Code {
 	case CodeBusy, CodeNotLeader, CodeUnavailable:
 		return false
+	default:
+		return true
 	}
-	return true
 }
 
 func (r *Refusal) check() error {

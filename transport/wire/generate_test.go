@@ -125,7 +125,7 @@ func (g maker) slice(v reflect.Value, name string, least int) {
 		return
 	}
 	if v.Type().Elem().Kind() == reflect.Slice {
-		least, g.full = 1, true // nor empty elements
+		g.full = true // nor empty elements
 	}
 	for i := range n {
 		g.fill(v.Index(i), name)

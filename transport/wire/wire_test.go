@@ -341,17 +341,17 @@ func TestWhatTheFleetAcceptsCanBeSent(t *testing.T) {
 	long := strings.Repeat("x", 32<<10)
 	spec := fleet.TaskSpec{
 		Name: long[:fleet.MaxIDLen], Image: long[:512], Command: make([]string, fleet.MaxArgs), Env: map[string]string{},
-		WorkDir: "/" + long[1:], User: long, Network: fleet.NetworkHost, PIDs: 1 << 22, KillGrace: 24 * time.Hour,
+		WorkDir: "/w", User: "u", Network: fleet.NetworkHost, PIDs: 1 << 22, KillGrace: 24 * time.Hour,
 		Labels: map[string]string{},
 	}
-	spec.Command[0] = long
 	for i := range fleet.MaxEnv {
-		spec.Env[fmt.Sprintf("%0255d", i)] = ""
+		spec.Env[fmt.Sprintf("%040d", i)] = ""
 	}
-	spec.Env[long[:255]] = long
-	delete(spec.Env, fmt.Sprintf("%0255d", 0))
 	for i := range fleet.MaxLabels {
-		spec.Labels[fmt.Sprintf("%063d", i)] = long[:255]
+		spec.Labels[fmt.Sprintf("%063d", i)] = ""
+	}
+	for i := 0; spec.Size() < fleet.MaxSpecSize; i++ { // up to the last byte
+		spec.Command[i] = long[:min(len(long), fleet.MaxSpecSize-spec.Size())]
 	}
 	if err := fleet.CheckSpec(spec); err != nil {
 		t.Fatal(err)
