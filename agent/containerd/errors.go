@@ -54,11 +54,13 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", executor.ErrInvalid, fmt.Errorf(format, args...))
 }
 
+var errRemains = errors.New("containerd holds the remains of an earlier start that was cut short")
+
 // launchError gives the errors of runc that the task's description causes the
 // right kind and a hint; runc has only texts.
 func launchError(err error) error {
 	if strings.Contains(err.Error(), "file exists") && strings.Contains(err.Error(), "failed to start shim") {
-		return fmt.Errorf("containerd holds the remains of an earlier start that was cut short; restart containerd, or use another task id: %w", err)
+		return fmt.Errorf("%w; restart containerd, or use another task id: %w", errRemains, err)
 	}
 	_, text, ok := strings.Cut(err.Error(), "unable to start container process: ")
 	if !ok {

@@ -3,6 +3,7 @@ package containerd
 import (
 	"errors"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -165,4 +166,57 @@ func TestAHalfStartedTaskIsStartedAnew(t *testing.T) {
 	}
 	wantPrinted(t, x, half, "ran\n")
 	w.checkClean(t)
+}
+
+// A container from before a restart of the machine may have run: the task is
+// reported, and not run a second time.
+func TestATaskFromBeforeARestartOfTheMachineIsNotStartedAgain(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	x := w.open(t)
+	old := task("old", sh("echo ran"))
+	_, record, err := x.describe(t.Context(), "old", old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record.Labels[bootLabel] = "another life"
+	if _, err := x.client.ContainerService().Create(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Start(t.Context(), old); !errors.Is(err, executor.ErrInvalid) {
+		t.Errorf("start: %v", err)
+	}
+	if err := x.Remove(t.Context(), "old"); err != nil {
+		t.Error(err)
+	}
+	w.checkClean(t)
+}
+
+// containerd clears up after a caller that is gone, and takes its time.
+func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	next := w.open(t)
+	run(t, next, task("unpacks-the-image", []string{"true"}))
+	for i := range 10 {
+		job := task(fleet.TaskID("cut-"+strconv.Itoa(i)), []string{"true"})
+		killed, err := New(w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut := time.AfterFunc(time.Duration(5+15*i)*time.Millisecond, func() { _ = killed.client.Close() })
+		_ = killed.Start(t.Context(), job) // done or not
+		cut.Stop()
+		_ = killed.Close()
+		if err := next.Start(t.Context(), job); err != nil {
+			t.Errorf("cut after %d ms: %v", 5+15*i, err)
+			continue
+		}
+		if e, err := next.Wait(t.Context(), job.ID); err != nil || e.Code != 0 {
+			t.Errorf("%v, error %v", e, err)
+		}
+		if err := next.Remove(t.Context(), job.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	// A lease of the killed one may be left; it expires.
+	w.daemon.CheckClean(t)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 
+	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/executor"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -26,6 +27,9 @@ import (
 
 // taskLabel marks Tender's containers; its value is the task id.
 const taskLabel = "tender.task"
+
+// bootLabel says which life of the machine a container was made in.
+const bootLabel = "tender.boot"
 
 // launchTimeout bounds what Start does once it has the image, none of which
 // takes more than moments on a machine that is well.
@@ -71,7 +75,7 @@ func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
 	}
 	logs := x.Logs().Path(t.ID)
 	_, statErr := os.Stat(logs)
-	err = x.launch(launch, ctx, t, img)
+	err = x.launchOverRemains(launch, ctx, t, img)
 	if err != nil {
 		x.abandon(ctx, name)
 		if errors.Is(statErr, fs.ErrNotExist) {
@@ -91,12 +95,30 @@ func (x *Executor) create(ctx context.Context, record containers.Container) (exi
 	if err != nil || exists {
 		return exists, err
 	}
-	// An earlier start was cut short, or the machine was booted since.
+	if err := x.sameBoot(ctx, record); err != nil {
+		return false, err
+	}
+	// An earlier start was cut short.
 	if err := x.remove(ctx, record.ID); err != nil {
 		return false, err
 	}
 	_, err = x.client.ContainerService().Create(ctx, record)
 	return false, err
+}
+
+// sameBoot refuses to replace a container from before a restart of the
+// machine: its task may have run, and what may have run is not run again.
+func (x *Executor) sameBoot(ctx context.Context, record containers.Container) error {
+	old, err := x.client.ContainerService().Get(ctx, record.ID)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case old.Labels[bootLabel] != record.Labels[bootLabel]:
+		return invalid("the machine was restarted while the task was being started; whether it ran is not known, so it is not started a second time")
+	}
+	return nil
 }
 
 // describe finds the image and makes the container's record.
@@ -112,7 +134,7 @@ func (x *Executor) describe(ctx context.Context, name string, t executor.Task) (
 	specAny, err := typeurl.MarshalAny(spec)
 	return img, containers.Container{
 		ID:      name,
-		Labels:  map[string]string{taskLabel: string(t.ID)},
+		Labels:  map[string]string{taskLabel: string(t.ID), bootLabel: capacity.BootID()},
 		Image:   t.Spec.Image,
 		Runtime: containers.RuntimeInfo{Name: plugins.RuntimeRuncV2, Options: x.runtime},
 		Spec:    specAny,
@@ -138,6 +160,26 @@ func (x *Executor) exists(ctx context.Context, name string) (bool, error) {
 		return false, err
 	}
 	return r.Process.Status != tasktypes.Status_CREATED, nil
+}
+
+// remainsTime is how long containerd may take to clear up after a start that
+// ended with its caller's connection. It is done in a second.
+const remainsTime = 10 * time.Second
+
+// launchOverRemains launches, again while an earlier start is being cleared up:
+// that of an agent that was killed a moment ago.
+func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Task, img *image) error {
+	for end := time.Now().Add(remainsTime); ; {
+		err := x.launch(ctx, caller, t, img)
+		if !errors.Is(err, errRemains) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-caller.Done():
+			return err
+		}
+	}
 }
 
 // launch makes the container's snapshot, its shim and its process, unless the

@@ -70,6 +70,7 @@ func measure(ctx context.Context, b *testing.B, f *cluster.Fleet, until fleet.Ta
 		b.Fatal(err)
 	}
 	b.ResetTimer()
+	cpu := cpuTime(b)
 	began := time.Now()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -112,5 +113,6 @@ func measure(ctx context.Context, b *testing.B, f *cluster.Fleet, until fleet.Ta
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/launchTime.Seconds(), "launches/s")
 	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "tasks/s")
+	b.ReportMetric(cpu()/float64(b.N), "cpu-µs/task")
 	b.ReportMetric(float64(b.N)/float64(count), "tasks/entry")
 }

@@ -39,8 +39,8 @@ func (n *Net) Conn(addr string) net.PacketConn {
 	udp := &net.UDPAddr{IP: at.Addr().AsSlice(), Port: int(at.Port())}
 	link := &simnet.SimulatedLink{Latency: n.latency, UploadPacket: (*uplink)(n)}
 	conn := simnet.NewBlockingSimConn(udp, link)
+	link.Start() // first: somebody may be sending to the address already
 	n.router.AddNode(udp, link)
-	link.Start()
 	n.tb.Cleanup(func() {
 		conn.Close()
 		link.Close()

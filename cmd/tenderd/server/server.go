@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -93,7 +94,7 @@ func initCommand() *cobra.Command {
 			return err
 		}
 		if o.TrustDomain == "" {
-			o.TrustDomain = "fleet-" + strings.ToLower(pki.NewSecret()[:8])
+			o.TrustDomain = "fleet-" + strings.ToLower(rand.Text()[:8])
 		}
 		made, err := controlplane.Init(cmd.Context(), o)
 		if err != nil {
