@@ -107,25 +107,34 @@ func readKind(ctx context.Context, st *quic.Stream) (StreamKind, error) {
 	st.SetReadDeadline(time.Now().Add(headerTimeout))
 	stop := context.AfterFunc(ctx, func() { st.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	kind, err := parseKind(st)
+	if err != nil {
+		return "", err
+	}
+	if !stop() {
+		return "", context.Cause(ctx)
+	}
+	return kind, st.SetReadDeadline(time.Time{})
+}
+
+// parseKind decodes a stream's first bytes: a length, and as many characters.
+func parseKind(r io.Reader) (StreamKind, error) {
 	var head [1 + maxKind]byte
-	if _, err := io.ReadFull(st, head[:1]); err != nil {
+	if _, err := io.ReadFull(r, head[:1]); err != nil {
 		return "", err
 	}
 	n := int(head[0])
 	if n > maxKind {
 		return "", fmt.Errorf("%w: stream kind of %d characters", errBadKind, n)
 	}
-	if _, err := io.ReadFull(st, head[1:1+n]); err != nil {
+	if _, err := io.ReadFull(r, head[1:1+n]); err != nil {
 		return "", err
 	}
 	kind := StreamKind(head[1 : 1+n])
 	if err := kind.check(); err != nil {
 		return "", fmt.Errorf("%w: %v", errBadKind, err)
 	}
-	if !stop() {
-		return "", context.Cause(ctx)
-	}
-	return kind, st.SetReadDeadline(time.Time{})
+	return kind, nil
 }
 
 // quicStream adds the kind and this package's errors; deadlines are those of

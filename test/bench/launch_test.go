@@ -23,7 +23,7 @@ const (
 // trio is three replicas that say nothing.
 func trio(b *testing.B, tune func(fleet.ReplicaID, *controlplane.Config)) *cluster.Fleet {
 	f := cluster.New(b, nil)
-	f.Level, f.Tune = slog.LevelError+1, tune
+	f.Level, f.Tune = slog.LevelInfo, tune
 	f.Trio()
 	return f
 }
