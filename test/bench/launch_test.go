@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	agents     = 16
+	agents     = 200
 	submitters = 4
 	batch      = 256
 )
@@ -23,7 +23,7 @@ const (
 // trio is three replicas that say nothing.
 func trio(b *testing.B, tune func(fleet.ReplicaID, *controlplane.Config)) *cluster.Fleet {
 	f := cluster.New(b, nil)
-	f.Level, f.Tune = slog.LevelInfo, tune
+	f.Level, f.Tune = slog.LevelError+1, tune
 	f.Trio()
 	return f
 }
@@ -37,7 +37,7 @@ func BenchmarkLaunches(b *testing.B) {
 		"finished": {fleet.TaskStarting, fleet.TaskRunning, fleet.TaskFinished},
 	} {
 		b.Run(name, func(b *testing.B) {
-			f := trio(b, nil)
+			f := trio(b, func(_ fleet.ReplicaID, c *controlplane.Config) { c.EnrolRate = 1e6 })
 			ctx, cancel := context.WithCancelCause(b.Context())
 			for i := range agents {
 				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, cancel, states...)
@@ -52,7 +52,7 @@ func BenchmarkLaunches(b *testing.B) {
 // BenchmarkAgents is BenchmarkLaunches with real agents: every step is in a
 // checkpoint on disk before it is taken. Only the containers are missing.
 func BenchmarkAgents(b *testing.B) {
-	f := trio(b, nil)
+	f := trio(b, func(_ fleet.ReplicaID, c *controlplane.Config) { c.EnrolRate = 1e6 })
 	for i := range agents {
 		f.Agent(fmt.Sprintf("a%d", i))
 	}

@@ -131,23 +131,25 @@ func (f *Fleet) Up(n int) {
 		f.Replicas = append(f.Replicas, r)
 		f.tb.Cleanup(r.Stop)
 		r.start(conn)
-		f.Await(fmt.Sprintf("%s is a voter", id), 30*time.Second, func() bool { return f.voters() == i+1 })
+		f.Await(fmt.Sprintf("all know that %s is a voter", id), 30*time.Second, f.complete)
 	}
 }
 
-// voters is the number of voting members that the leader knows.
-func (f *Fleet) voters() (n int) {
+// complete reports whether every replica knows all of them as voters. Until
+// then the loss of one may be the loss of a majority.
+func (f *Fleet) complete() bool {
 	for _, r := range f.Replicas {
-		if !r.Leading() {
-			continue
-		}
+		voters := 0
 		for _, m := range r.Status().Replicas {
 			if m.Voter {
-				n++
+				voters++
 			}
 		}
+		if voters < len(f.Replicas) || r.Status().Leader == "" {
+			return false
+		}
 	}
-	return n
+	return true
 }
 
 // Start starts a stopped replica at its old address.

@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"path"
 	"slices"
 	"testing"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
@@ -25,32 +28,65 @@ const (
 )
 
 // BenchmarkContainers runs 100 short containers through the whole path (API,
-// Raft, offers, session, agent, containerd, status, logs kept) and 100 by a bare
-// containerd client on the same daemon, which keeps their output in the same
-// way. The two take turns in halves, so that what else the machine does hits
-// both.
+// trio, offers, session, agent, containerd, status, logs kept), 100 of the very
+// same containers by a bare containerd client on the same daemon, which keeps
+// their output in the same way, and 100 plain ones, which have none of a task's
+// confinement: no seccomp filter, no limits. They take turns in halves, so that
+// what else the machine does hits all three; the ratios are what counts.
 //
-//	go test ./test/e2e -run - -bench Containers -benchtime 1x
+//	go test ./test/e2e -run - -bench Containers -benchtime 5x
 func BenchmarkContainers(b *testing.B) {
 	f, a := withAgentOf(b, harness.AgentOptions{Args: []string{"--offer-cpus", fmt.Sprint(atATime)}})
-	// Unpacks the image.
-	f.End(b, f.Submit(b, client.Submit{Command: []string{"true"}}))
-	var whole, bare time.Duration
+	same := taskSpec(b, f, a.Runtime)
+	var whole, bare, plain time.Duration
 	var first []time.Duration
 	for b.Loop() {
 		for range 2 {
-			d, until := wholePath(b, f, benchTasks/2)
+			d, ran := wholePath(b, f, benchTasks/2)
 			whole += d
-			first = append(first, until)
-			bare += barePath(b, a.Runtime, benchTasks/2)
+			first = append(first, ran)
+			bare += barePath(b, a.Runtime, benchTasks/2, same)
+			plain += barePath(b, a.Runtime, benchTasks/2, oci.WithProcessArgs("true"))
 		}
 	}
 	n := float64(b.N * benchTasks)
 	b.ReportMetric(n/whole.Seconds(), "tender/s")
 	b.ReportMetric(n/bare.Seconds(), "bare/s")
+	b.ReportMetric(n/plain.Seconds(), "plain/s")
 	b.ReportMetric(bare.Seconds()/whole.Seconds(), "tender:bare")
+	b.ReportMetric(plain.Seconds()/whole.Seconds(), "tender:plain")
 	slices.Sort(first)
-	b.ReportMetric(first[len(first)/2].Seconds(), "s-to-running")
+	b.ReportMetric(first[len(first)/2].Seconds(), "s-to-first-of-50")
+}
+
+// taskSpec makes any container the same as a task's.
+func taskSpec(b *testing.B, f *harness.Fleet, rt *harness.Runtime) oci.SpecOpts {
+	b.Helper()
+	id := f.Submit(b, client.Submit{Command: untilTouched(), CPUs: "1"})
+	f.Running(b, id)
+	box, err := rt.Client.LoadContainer(b.Context(), id)
+	if err != nil {
+		b.Fatal(err)
+	}
+	spec, err := box.Spec(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	touch(b, rt.PID(b, id))
+	f.End(b, id)
+	text, err := json.Marshal(spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func(ctx context.Context, _ oci.Client, c *containers.Container, s *oci.Spec) error {
+		*s = oci.Spec{}
+		if err := json.Unmarshal(text, s); err != nil {
+			return err
+		}
+		s.Process.Args, s.Hostname = []string{"true"}, c.ID
+		s.Linux.CgroupsPath = path.Join("/", rt.Namespace, c.ID)
+		return nil
+	}
 }
 
 // BenchmarkFirstRunning is the time from a submission to an idle fleet until
@@ -109,7 +145,7 @@ func wholePath(b *testing.B, f *harness.Fleet, n int) (took, first time.Duration
 		b.Fatal(err)
 	}
 	for {
-		list, err := f.Tasks(b.Context(), client.TaskFilter{})
+		list, err := f.Tasks(b.Context(), client.TaskFilter{Limit: 1})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -131,14 +167,14 @@ func wholePath(b *testing.B, f *harness.Fleet, n int) (took, first time.Duration
 
 // barePath does what containerd's own guide does, and keeps the output by the
 // program that the agent keeps it by.
-func barePath(b *testing.B, rt *harness.Runtime, n int) time.Duration {
+func barePath(b *testing.B, rt *harness.Runtime, n int, spec oci.SpecOpts) time.Duration {
 	b.Helper()
 	logs := b.TempDir()
 	began := time.Now()
 	var g errgroup.Group
 	g.SetLimit(atATime)
 	for i := range n {
-		g.Go(func() error { return bareOne(b.Context(), rt.Client, fmt.Sprintf("bare-%d", i), logs) })
+		g.Go(func() error { return bareOne(b.Context(), rt.Client, fmt.Sprintf("bare-%d", i), logs, spec) })
 	}
 	if err := g.Wait(); err != nil {
 		b.Fatal(err)
@@ -146,13 +182,13 @@ func barePath(b *testing.B, rt *harness.Runtime, n int) time.Duration {
 	return time.Since(began)
 }
 
-func bareOne(ctx context.Context, c *containerd.Client, id, logs string) error {
+func bareOne(ctx context.Context, c *containerd.Client, id, logs string, spec oci.SpecOpts) error {
 	img, err := c.GetImage(ctx, harness.Image)
 	if err != nil {
 		return err
 	}
 	box, err := c.NewContainer(ctx, id, containerd.WithNewSnapshot(id, img),
-		containerd.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs("true")))
+		containerd.WithNewSpec(oci.WithImageConfig(img), spec))
 	if err != nil {
 		return err
 	}

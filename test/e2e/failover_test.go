@@ -19,12 +19,12 @@ func untilTouched() []string {
 }
 
 // end ends such a task, through the view that the kernel gives of its root.
-func end(t *testing.T, rt *harness.Runtime, id string) {
+func end(t testing.TB, rt *harness.Runtime, id string) {
 	t.Helper()
 	touch(t, rt.PID(t, id))
 }
 
-func touch(t *testing.T, pid uint32) {
+func touch(t testing.TB, pid uint32) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(harness.Proc(pid), "root/tmp/end"), nil, 0o644); err != nil {
 		t.Fatal(err)

@@ -140,12 +140,6 @@ func (r *Replica) Start(t testing.TB) {
 // Kill ends the replica as a crash would.
 func (r *Replica) Kill(t testing.TB) { r.proc.Kill(t) }
 
-// Stop ends the replica in order.
-func (r *Replica) Stop(t testing.TB) { r.proc.Stop(t) }
-
-// Log is what the running replica, or the last one, has printed.
-func (r *Replica) Log() string { return r.proc.Log() }
-
 // Client is one that uses this replica's socket.
 func (r *Replica) Client(t testing.TB) *client.Client {
 	return newClient(t, client.Config{Socket: r.Socket, Version: "e2e"})
@@ -306,6 +300,3 @@ func freeAddr(t testing.TB) string {
 	t.Fatal("no port is free for both TCP and UDP")
 	return ""
 }
-
-// PID is the process id of the running replica.
-func (r *Replica) PID() int { return r.proc.PID() }
