@@ -16,7 +16,7 @@ TOOL  := go tool -modfile=packaging/tools/go.mod
 COUNT := go run ./test/count -tally $(TALLY)
 
 # A containerd 2.x for the tests, beside the machine's own. test/ctrd says which.
-CONTAINERD2         := $(shell sed -n 's/^const v2Version = "\(.*\)"/\1/p' test/ctrd/ctrd.go)
+CONTAINERD2         := $(shell sed -n 's/^const v2Version = "\(.*\)"/\1/p' test/ctrd/versions.go)
 TENDER_CONTAINERD2  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tender-test/containerd-$(CONTAINERD2)
 export TENDER_CONTAINERD2
 

@@ -15,15 +15,22 @@ import (
 )
 
 const (
-	agents     = 200
+	wireAgents = 100
+	realAgents = 16
 	submitters = 4
 	batch      = 256
 )
 
-// trio is three replicas that say nothing.
+// trio is three replicas that say nothing and let anybody join at any rate.
 func trio(b *testing.B, tune func(fleet.ReplicaID, *controlplane.Config)) *cluster.Fleet {
 	f := cluster.New(b, nil)
-	f.Level, f.Tune = slog.LevelError+1, tune
+	f.Level = slog.LevelError + 1
+	f.Tune = func(id fleet.ReplicaID, cfg *controlplane.Config) {
+		cfg.EnrolRate = 1e6
+		if tune != nil {
+			tune(id, cfg)
+		}
+	}
 	f.Trio()
 	return f
 }
@@ -37,9 +44,9 @@ func BenchmarkLaunches(b *testing.B) {
 		"finished": {fleet.TaskStarting, fleet.TaskRunning, fleet.TaskFinished},
 	} {
 		b.Run(name, func(b *testing.B) {
-			f := trio(b, func(_ fleet.ReplicaID, c *controlplane.Config) { c.EnrolRate = 1e6 })
+			f := trio(b, nil)
 			ctx, cancel := context.WithCancelCause(b.Context())
-			for i := range agents {
+			for i := range wireAgents {
 				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, cancel, states...)
 				defer func() { <-ended }()
 			}
@@ -52,8 +59,8 @@ func BenchmarkLaunches(b *testing.B) {
 // BenchmarkAgents is BenchmarkLaunches with real agents: every step is in a
 // checkpoint on disk before it is taken. Only the containers are missing.
 func BenchmarkAgents(b *testing.B) {
-	f := trio(b, func(_ fleet.ReplicaID, c *controlplane.Config) { c.EnrolRate = 1e6 })
-	for i := range agents {
+	f := trio(b, nil)
+	for i := range realAgents {
 		f.Agent(fmt.Sprintf("a%d", i))
 	}
 	measure(b.Context(), b, f, fleet.TaskFinished)

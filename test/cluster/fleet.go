@@ -91,7 +91,7 @@ func (f *Fleet) conn(addr string) net.PacketConn {
 func (f *Fleet) host(subnet, port int) string {
 	f.hosts++
 	if f.net == nil {
-		return "127.0.0.1:0"
+		return fmt.Sprintf("127.%d.%d.%d:0", subnet, f.hosts/250, f.hosts%250+1)
 	}
 	return fmt.Sprintf("10.%d.%d.%d:%d", subnet, f.hosts/250, f.hosts%250+1, port)
 }
