@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -110,6 +111,20 @@ func build(dir string) error {
 	return nil
 }
 
+// debianMirror is the archive that this machine's own apt uses.
+func debianMirror() (string, error) {
+	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages").Output()
+	if err != nil {
+		return "", fmt.Errorf("find Debian's archive: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if uri, origin, _ := strings.Cut(strings.TrimSpace(line), " "); origin == "Debian" && !strings.Contains(uri, "security") {
+			return uri, nil
+		}
+	}
+	return "", errors.New("apt knows no archive of Debian's; run apt-get update on a Debian machine")
+}
+
 // download takes the package from Debian's archive, with an apt whose lists
 // and cache are of its own, and unpacks it without installing it.
 func download(dir string) error {
@@ -118,7 +133,11 @@ func download(dir string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(apt) }()
-	const source = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] MIRROR trixie main\n"
+	mirror, err := debianMirror()
+	if err != nil {
+		return err
+	}
+	source := "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] " + mirror + " trixie main\n"
 	for name, text := range map[string]string{"sources.list": source, "status": ""} {
 		if err := os.WriteFile(filepath.Join(apt, name), []byte(text), 0o600); err != nil {
 			return err
