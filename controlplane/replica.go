@@ -48,6 +48,9 @@ type Config struct {
 	// AgentCertLife is how long an agent's certificate holds, at most seven
 	// days; zero is that.
 	AgentCertLife time.Duration
+	// Patience multiplies Raft's time-outs, for machines so busy or with disks
+	// so slow that a leader would lose its office for that; zero means 1.
+	Patience int
 	// Leader holds the offer cycle's times.
 	Leader leader.Config
 	Log    *slog.Logger
@@ -109,8 +112,10 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	patience := time.Duration(max(1, cfg.Patience))
 	r.raft, err = registrar.Open(registrar.Config{
 		ID: r.self.ID, Addr: r.self.Addr, Dir: r.dir.raft(), Bootstrap: r.self.Bootstrap, Endpoint: r.port, Log: cfg.Log,
+		Heartbeat: patience * registrar.DefaultHeartbeat, Election: patience * registrar.DefaultElection, Lease: patience * registrar.DefaultLease,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.port.Close())

@@ -18,7 +18,7 @@ const perLine = 500
 // own: key and request, handshake, two commits by the trio, the certificate and
 // its verification. The rate limit, 50 a second by default, is out of the way.
 func BenchmarkEnrol(b *testing.B) {
-	f := trio(b, nil)
+	f := trio(b, open)
 	lines := make([]pki.JoinLine, b.N/perLine+1)
 	for i := range lines {
 		lines[i] = f.Line(pki.KindAgent, perLine)

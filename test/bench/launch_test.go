@@ -21,19 +21,17 @@ const (
 	batch      = 256
 )
 
-// trio is three replicas that say nothing and let anybody join at any rate.
+// trio is three replicas that say nothing.
 func trio(b *testing.B, tune func(fleet.ReplicaID, *controlplane.Config)) *cluster.Fleet {
 	f := cluster.New(b, nil)
-	f.Level = slog.LevelError + 1
-	f.Tune = func(id fleet.ReplicaID, cfg *controlplane.Config) {
-		cfg.EnrolRate = 1e6
-		if tune != nil {
-			tune(id, cfg)
-		}
-	}
+	f.Level, f.Tune = slog.LevelError+1, tune
 	f.Trio()
 	return f
 }
+
+// open lets anybody join at any rate, and a leader stay in office while all
+// the others that share its processors have their turn.
+func open(_ fleet.ReplicaID, cfg *controlplane.Config) { cfg.EnrolRate, cfg.Patience = 1e6, 4 }
 
 // BenchmarkLaunches submits tasks in batches and measures how many a second
 // were launched (the Launch is committed by the trio) and came to the state
@@ -44,30 +42,32 @@ func BenchmarkLaunches(b *testing.B) {
 		"finished": {fleet.TaskStarting, fleet.TaskRunning, fleet.TaskFinished},
 	} {
 		b.Run(name, func(b *testing.B) {
-			f := trio(b, nil)
+			f := trio(b, open)
 			ctx, cancel := context.WithCancelCause(b.Context())
 			for i := range wireAgents {
 				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, cancel, states...)
 				defer func() { <-ended }()
 			}
 			defer cancel(nil)
-			measure(ctx, b, f, states[len(states)-1])
+			measure(ctx, b, f, states[len(states)-1], 1)
 		})
 	}
 }
 
 // BenchmarkAgents is BenchmarkLaunches with real agents: every step is in a
-// checkpoint on disk before it is taken. Only the containers are missing.
+// checkpoint on disk before it is taken, and each holds 40 tasks at most. Only
+// the containers are missing.
 func BenchmarkAgents(b *testing.B) {
-	f := trio(b, nil)
+	f := trio(b, open)
 	for i := range realAgents {
 		f.Agent(fmt.Sprintf("a%d", i))
 	}
-	measure(b.Context(), b, f, fleet.TaskFinished)
+	measure(b.Context(), b, f, fleet.TaskFinished, fleet.Whole(4)/40)
 }
 
-// measure submits b.N tasks and waits until all are in the state.
-func measure(ctx context.Context, b *testing.B, f *cluster.Fleet, until fleet.TaskState) {
+// measure submits b.N tasks of so many processors and waits until all have been
+// in the state.
+func measure(ctx context.Context, b *testing.B, f *cluster.Fleet, until fleet.TaskState, cpus fleet.Scalar) {
 	b.Helper()
 	lead := f.Leader()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -87,7 +87,7 @@ func measure(ctx context.Context, b *testing.B, f *cluster.Fleet, until fleet.Ta
 				cmds := make([]state.Command, 0, batch)
 				for k := n; k < min(n+batch, b.N); k++ {
 					c := cluster.Submission(fleet.TaskID(fmt.Sprintf("t%d", k)), "exit", "0")
-					c.Submit.Need.CPUs, c.Submit.Need.Mem = 1, 1
+					c.Submit.Need.CPUs, c.Submit.Need.Mem = cpus, 1
 					cmds = append(cmds, c)
 				}
 				if _, err := lead.Propose(ctx, cmds...); err != nil {

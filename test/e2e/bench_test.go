@@ -192,7 +192,7 @@ func bareOne(ctx context.Context, c *containerd.Client, id, logs string, spec oc
 	if err != nil {
 		return err
 	}
-	p, err := box.NewTask(ctx, cio.BinaryIO(harness.Program("tender-agent"), map[string]string{
+	p, err := box.NewTask(ctx, cio.BinaryIO(harness.Program("tender-log"), map[string]string{
 		"log": tasklog.Writer(logs+"/"+id, tasklog.DefaultMaxBytes),
 	}))
 	if err != nil {

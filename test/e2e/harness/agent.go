@@ -67,12 +67,17 @@ func (a *Agent) Start(t testing.TB) {
 // Process is the running agent, or the last one.
 func (a *Agent) Process() *Process { return a.proc }
 
-// Connected waits until the control plane sees the agent and, if it has a
-// container runtime, its capacity.
+// Connected waits until the control plane sees the agent and has recorded what
+// it said of itself: its machine's name and, if it has a container runtime, its
+// capacity.
 func (a *Agent) Connected(t testing.TB) client.Agent {
 	t.Helper()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return a.Await(t, "it is connected", func(d client.Agent) bool {
-		return d.State == client.AgentConnected && (a.Runtime == nil || d.Total.CPUs != "0")
+		return d.State == client.AgentConnected && d.Hostname == host && (a.Runtime == nil || d.Total.CPUs != "0")
 	})
 }
 

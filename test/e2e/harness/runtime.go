@@ -119,12 +119,13 @@ func (r *Runtime) Containers(ctx context.Context) ([]string, error) {
 	return ids, err
 }
 
-// settle gives the agent the time to remove the containers of ended tasks.
+// settle gives the agent the time to remove the containers of ended tasks. One
+// that containerd refused to remove, it tries again half a minute later.
 func (r *Runtime) settle(t testing.TB) {
 	if t.Failed() {
 		return
 	}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ids, err := r.Containers(context.Background()); err != nil || len(ids) == 0 {
 			return
 		}
