@@ -44,7 +44,7 @@ type agent struct {
 	used    fleet.Resources
 	free    fleet.Resources
 	held    int // grants outstanding: the emptier agent is tried first
-	dirty   bool
+	changed bool
 }
 
 // demand is a fleet.Demand with what is on offer for it.
@@ -87,6 +87,8 @@ type Allocator struct {
 	roles   map[fleet.Role]*role
 	weights map[fleet.Role]fleet.Scalar
 	total   vector
+	// changed are the agents that may have more to give than at the last round.
+	changed []*agent
 	// nextExpiry is the earliest end of a filter, zero when there is none.
 	nextExpiry time.Time
 }
@@ -119,7 +121,7 @@ func (a *Allocator) SetAgent(n Agent) {
 	for i := range n.Capacity.Devices {
 		ag.devices[n.Capacity.Devices[i].UUID] = &n.Capacity.Devices[i]
 	}
-	ag.refresh()
+	a.refresh(ag)
 }
 
 // RemoveAgent forgets an agent. The caller recovers what was allocated on it.
@@ -139,9 +141,13 @@ func (a *Allocator) dropFilters(id fleet.AgentID) {
 	}
 }
 
-func (ag *agent) refresh() {
+// refresh works out what is free on an agent and has the next round look at it.
+func (a *Allocator) refresh(ag *agent) {
 	ag.free = ag.Capacity.Total.Sub(ag.used)
-	ag.dirty = true
+	if !ag.changed {
+		ag.changed = true
+		a.changed = append(a.changed, ag)
+	}
 }
 
 // SetWeight sets a role's weight in thousandths; unset roles weigh 1.
@@ -233,7 +239,7 @@ func (a *Allocator) Charge(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID, 
 	if ag := a.agents[id]; ag != nil {
 		ag.used = ag.used.Add(res)
 		ag.held++
-		ag.refresh()
+		a.refresh(ag)
 	}
 }
 
@@ -249,7 +255,7 @@ func (a *Allocator) Recover(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID,
 		if whole {
 			ag.held--
 		}
-		ag.refresh()
+		a.refresh(ag)
 	}
 }
 
@@ -302,27 +308,57 @@ func (a *Allocator) Free(id fleet.AgentID) fleet.Resources {
 	return fleet.Resources{}
 }
 
-// candidates lists the agents worth trying: those without GPUs first, so that
-// work that needs none leaves GPU machines alone, and among them those with
-// the fewest grants.
+// candidates lists the agents worth trying: those that changed since the last
+// round, and all of them if some client has to try them again.
 func (a *Allocator) candidates() (all, changed []*agent) {
-	for _, ag := range a.agents {
-		if ag.Inactive != "" || ag.free.IsZero() {
-			ag.dirty = false
-			continue
-		}
-		all = append(all, ag)
-	}
-	slices.SortFunc(all, func(x, y *agent) int {
-		return cmp.Or(
-			cmp.Compare(len(x.Capacity.Total.GPUs), len(y.Capacity.Total.GPUs)),
-			cmp.Compare(x.held, y.held), cmp.Compare(x.ID, y.ID))
-	})
-	for _, ag := range all {
-		if ag.dirty {
+	for _, ag := range a.changed {
+		ag.changed = false
+		if ag.worthTrying() && a.agents[ag.ID] == ag {
 			changed = append(changed, ag)
-			ag.dirty = false
 		}
 	}
+	a.changed = a.changed[:0]
+	slices.SortFunc(changed, before)
+	if !a.triesAll() {
+		return nil, changed
+	}
+	for _, ag := range a.agents {
+		if ag.worthTrying() {
+			all = append(all, ag)
+		}
+	}
+	slices.SortFunc(all, before)
 	return all, changed
+}
+
+func (ag *agent) worthTrying() bool { return ag.Inactive == "" && !ag.free.IsZero() }
+
+// triesAll reports whether a client has reason to look at agents that have not
+// changed.
+func (a *Allocator) triesAll() bool {
+	for _, ro := range a.roles {
+		for _, c := range ro.clients {
+			if c.dirty && c.wants() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *client) wants() bool {
+	return c.standing || slices.ContainsFunc(c.demands, func(d *demand) bool { return d.open() > 0 })
+}
+
+// before orders agents without GPUs first, so that work that needs none leaves
+// GPU machines alone, and among them those with the fewest grants. (Not cmp.Or:
+// that would compare the ids of every pair.)
+func before(x, y *agent) int {
+	if c := cmp.Compare(len(x.Capacity.Total.GPUs), len(y.Capacity.Total.GPUs)); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(x.held, y.held); c != 0 {
+		return c
+	}
+	return cmp.Compare(x.ID, y.ID)
 }

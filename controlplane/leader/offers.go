@@ -56,6 +56,7 @@ func (l *Leader) decline(now time.Time, ev Decline) {
 // accept checks a launch against its offers. Tasks of an invalid accept are
 // dropped, as in Mesos; those of the built-in framework simply go on waiting.
 func (l *Leader) accept(now time.Time, ev Accept) {
+	due := l.due
 	offers, ok := l.take(ev)
 	if !ok {
 		for _, la := range ev.Launches {
@@ -87,7 +88,9 @@ func (l *Leader) accept(now time.Time, ev Accept) {
 			Resources: la.Resources, Spec: la.Spec, Create: ev.Create,
 		}})
 	}
-	l.due = true
+	// Offers that were used up leave nothing to allocate: a framework that
+	// accepts a thousand at once must not cause a thousand rounds.
+	l.due = due || !left.IsZero()
 }
 
 // take ends the offers of an accept and returns them. They must be the
