@@ -37,19 +37,22 @@ func open(_ fleet.ReplicaID, cfg *controlplane.Config) { cfg.EnrolRate, cfg.Pati
 // were launched (the Launch is committed by the trio) and came to the state
 // named.
 func BenchmarkLaunches(b *testing.B) {
-	for name, states := range map[string][]fleet.TaskState{
-		"running":  {fleet.TaskRunning},
-		"finished": {fleet.TaskStarting, fleet.TaskRunning, fleet.TaskFinished},
+	for _, c := range []struct {
+		name   string
+		states []fleet.TaskState
+	}{
+		{"running", []fleet.TaskState{fleet.TaskRunning}},
+		{"finished", []fleet.TaskState{fleet.TaskStarting, fleet.TaskRunning, fleet.TaskFinished}},
 	} {
-		b.Run(name, func(b *testing.B) {
+		b.Run(c.name, func(b *testing.B) {
 			f := trio(b, open)
 			ctx, cancel := context.WithCancelCause(b.Context())
 			for i := range wireAgents {
-				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, cancel, states...)
+				ended := startWireAgent(ctx, b, f.Joined(fmt.Sprintf("a%d", i)), f.Leader().Addr, cancel, c.states...)
 				defer func() { <-ended }()
 			}
 			defer cancel(nil)
-			measure(ctx, b, f, states[len(states)-1], 1)
+			measure(ctx, b, f, c.states[len(c.states)-1], 1)
 		})
 	}
 }
