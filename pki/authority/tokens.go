@@ -18,7 +18,7 @@ const (
 	// tokenLeeway is what the authority adds to a token's life.
 	tokenLeeway = time.Minute
 	// maxUsed bounds the memory of used tokens: more signatures than this
-	// within a token's life are refused. It is some 180 a second.
+	// within a token's life are refused. It is some 109 a second.
 	maxUsed = 16384
 )
 
