@@ -96,8 +96,8 @@ var directions = []direction{
 	},
 	{
 		[]string{"./cmd/internal/..."},
-		[]string{"./cmd/internal/..."},
-		"what the programs have in common is small: it is linked into all of them",
+		[]string{"./cmd/internal/...", "./pki"},
+		"what the programs have in common is small: it is linked into all of them; they all have the leaf pki",
 	},
 	{
 		[]string{"./cmd/tender/..."},

@@ -2,7 +2,9 @@
 // (TENDER_DATA for --data), then one YAML file. A key that nothing reads is an
 // error: a misspelt setting must not be a setting that silently has its default.
 //
-//	v, err := conf.Load(cmd.Flags(), "/etc/tender/agent.yaml", explicit)
+//	settings := conf.Daemon{File: "/etc/tender/agent.yaml", Common: ..., Serve: ...}
+//	load := settings.Bind(cmd, true)      // adds the flags
+//	v, err := load()                      // in the command's RunE
 //	dir := v.GetString("state")
 package conf
 
@@ -20,8 +22,9 @@ import (
 )
 
 // Load binds every flag to its environment variable and to the key of the same
-// name in the file. A file that was not asked for may be missing.
-func Load(flags *pflag.FlagSet, file string, explicit bool) (*viper.Viper, error) {
+// name in the file. The file may hold any of the settings, whether this command
+// has them as flags or not. A file that was not asked for may be missing.
+func Load(flags, settings *pflag.FlagSet, file string, explicit bool) (*viper.Viper, error) {
 	v := viper.New()
 	v.SetEnvPrefix("TENDER")
 	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
@@ -38,7 +41,7 @@ func Load(flags *pflag.FlagSet, file string, explicit bool) (*viper.Viper, error
 		return nil, fmt.Errorf("read settings: %s: %w", file, err)
 	}
 	var known []string
-	flags.VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+	settings.VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
 	for _, k := range slices.Sorted(slices.Values(inFile(v))) {
 		if !slices.Contains(known, k) {
 			return nil, fmt.Errorf("read settings: %s: unknown key %q%s", file, k, suggest(k, known))

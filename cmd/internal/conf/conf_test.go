@@ -5,10 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
 
 	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/pki"
 )
 
 func flags() *pflag.FlagSet {
@@ -31,7 +35,7 @@ func TestOrderOfSources(t *testing.T) {
 	file := write(t, "state: /file\nlog-level: warn\n")
 	t.Setenv("TENDER_LOG_LEVEL", "debug")
 	f := flags()
-	v, err := conf.Load(f, file, true)
+	v, err := conf.Load(f, flags(), file, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,17 +52,53 @@ func TestUnknownKeyIsAnErrorWithASuggestion(t *testing.T) {
 		"stat: /x\n":   `unknown key "stat"; did you mean "state"?`,
 		"colour: on\n": `unknown key "colour"; known keys are log-level, state`,
 	} {
-		if _, err := conf.Load(flags(), write(t, text), true); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := conf.Load(flags(), flags(), write(t, text), true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %s", text, err, want)
 		}
 	}
 }
 
 func TestMissingFile(t *testing.T) {
-	if _, err := conf.Load(flags(), "/does/not/exist.yaml", false); err != nil {
+	if _, err := conf.Load(flags(), flags(), "/does/not/exist.yaml", false); err != nil {
 		t.Errorf("a default file may be missing: %v", err)
 	}
-	if _, err := conf.Load(flags(), "/does/not/exist.yaml", true); err == nil {
+	if _, err := conf.Load(flags(), flags(), "/does/not/exist.yaml", true); err == nil {
 		t.Error("a file that was asked for may not")
+	}
+}
+
+// All commands of a daemon read one file: join must not stumble over what only
+// run has, and must not take for a setting what is no more than a flag of its own.
+func TestEveryCommandReadsTheSettingsOfAll(t *testing.T) {
+	d := conf.Daemon{
+		Common: func(f *pflag.FlagSet) { f.String("state", "/default", "") },
+		Serve:  func(f *pflag.FlagSet) { f.String("offer-cpus", "", "") },
+	}
+	read := func(text string) (*viper.Viper, error) {
+		d.File = write(t, text)
+		cmd := &cobra.Command{Use: "join"}
+		cmd.Flags().Duration("timeout", 0, "")
+		return d.Bind(cmd, false)()
+	}
+	if v, err := read("state: /file\noffer-cpus: 6\n"); err != nil || v.GetString("state") != "/file" {
+		t.Errorf("a setting of run: %v", err)
+	}
+	if _, err := read("timeout: 1m\n"); err == nil || !strings.Contains(err.Error(), `unknown key "timeout"`) {
+		t.Errorf("a flag that is no setting: %v", err)
+	}
+}
+
+func TestJoinLineFromAPipe(t *testing.T) {
+	line := pki.JoinLine{
+		Kind: pki.KindAgent, Addrs: []string{"127.0.0.1:7443"}, Pin: "sha256:" + strings.Repeat("A", 43),
+		Secret: pki.NewSecret(), TrustDomain: "t.example", Expires: time.Now().Add(time.Hour).Truncate(time.Second),
+	}
+	for name, in := range map[string]struct{ arg, pipe string }{
+		"argument": {line.String(), ""}, "pipe": {"-", line.String() + "\n"},
+	} {
+		got, err := conf.JoinLine(strings.NewReader(in.pipe), in.arg)
+		if err != nil || got.Secret != line.Secret {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
 	}
 }

@@ -14,21 +14,17 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/viper"
+	"github.com/spf13/pflag"
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
-	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu/nvml"
-	"github.com/tenderfleet/tender/pki"
 )
 
 const (
-	defaultState  = "/var/lib/tender/agent"
-	defaultConfig = "/etc/tender/agent.yaml"
-	probeCommand  = "nvml-probe"
-	logCommand    = "log"
+	probeCommand = "nvml-probe"
+	logCommand   = "log"
 )
 
 // Main runs one command and returns the exit code.
@@ -39,34 +35,22 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	}
 	root := &cobra.Command{
 		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
-		SilenceUsage: true, SilenceErrors: true, Version: version.Get().Version,
 	}
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	root.AddCommand(joinCommand(), runCommand(), &cobra.Command{
 		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return nvml.Probe(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	})
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(stderr, "tender-agent:", err)
-		return 1
-	}
-	return 0
+	return conf.Run(ctx, root, args, stdin, stdout, stderr)
 }
 
-// settings adds the flags that every command has and reads all of them.
-func settings(cmd *cobra.Command) func() (*viper.Viper, error) {
-	f := cmd.Flags()
-	config := f.String("config", defaultConfig, "file with settings, YAML; keys are the names of the flags")
-	f.String("state", defaultState, "directory of the agent's key, certificate and checkpoint")
-	f.String("log-level", "info", "debug, info, warn or error")
-	return func() (*viper.Viper, error) {
-		return conf.Load(f, *config, f.Changed("config"))
-	}
+var settings = conf.Daemon{
+	File: "/etc/tender/agent.yaml",
+	Common: func(f *pflag.FlagSet) {
+		f.String("state", "/var/lib/tender/agent", "directory of the agent's key, certificate and checkpoint")
+	},
+	Serve: addRunFlags,
 }
 
 func joinCommand() *cobra.Command {
@@ -79,7 +63,7 @@ func joinCommand() *cobra.Command {
 		Example: "  tender-agent join tender1.eyJr...\n  tender token create --site lab | ssh box tender-agent join -",
 		Args:    cobra.ExactArgs(1),
 	}
-	load := settings(cmd)
+	load := settings.Bind(cmd, false)
 	hostname := cmd.Flags().String("name", "", "name to propose to the control plane; the host name if empty")
 	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -87,7 +71,7 @@ func joinCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		line, err := readLine(cmd.InOrStdin(), args[0])
+		line, err := conf.JoinLine(cmd.InOrStdin(), args[0])
 		if err != nil {
 			return err
 		}
@@ -103,23 +87,10 @@ func joinCommand() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as agent %s\n", line.TrustDomain, id)
-		fmt.Fprintln(cmd.ErrOrStderr(), "next: start it with 'systemctl start tender-agent', or 'tender-agent run' in the foreground")
+		fmt.Fprintln(cmd.ErrOrStderr(), "next: tender-agent run")
 		return nil
 	}
 	return cmd
-}
-
-// readLine takes the join line from the argument or, for "-", from a pipe, so
-// that the secret need not stand in a process list.
-func readLine(in io.Reader, arg string) (pki.JoinLine, error) {
-	if arg == "-" {
-		data, err := io.ReadAll(io.LimitReader(in, 64<<10))
-		if err != nil {
-			return pki.JoinLine{}, fmt.Errorf("read join line: %w", err)
-		}
-		arg = string(data)
-	}
-	return pki.ParseJoinLine(arg)
 }
 
 func runCommand() *cobra.Command {
@@ -127,8 +98,7 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Run the agent in the foreground", Args: cobra.NoArgs,
 		Example: "  tender-agent run\n  tender-agent run --state /srv/tender --offer-cpus 6 --offer-mem 12288",
 	}
-	load := settings(cmd)
-	addRunFlags(cmd.Flags())
+	load := settings.Bind(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v, err := load()
 		if err != nil {

@@ -13,48 +13,30 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/viper"
+	"github.com/spf13/pflag"
 
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/controlplane"
-	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport/fleet"
-)
-
-const (
-	defaultData   = "/var/lib/tender/server"
-	defaultConfig = "/etc/tender/server.yaml"
-	defaultSocket = "/run/tender/tenderd.sock"
 )
 
 // Main runs one command and returns the exit code.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
-		SilenceUsage: true, SilenceErrors: true, Version: version.Get().Version,
 	}
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	root.AddCommand(initCommand(), joinCommand(), runCommand(), devCommand())
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(stderr, "tenderd:", err)
-		return 1
-	}
-	return 0
+	return conf.Run(ctx, root, args, stdin, stdout, stderr)
 }
 
-func settings(cmd *cobra.Command) func() (*viper.Viper, error) {
-	f := cmd.Flags()
-	config := f.String("config", defaultConfig, "file with settings, YAML; keys are the names of the flags")
-	f.String("data", defaultData, "directory of keys, certificates, log and snapshots")
-	f.String("log-level", "info", "debug, info, warn or error")
-	return func() (*viper.Viper, error) {
-		return conf.Load(f, *config, f.Changed("config"))
-	}
+var settings = conf.Daemon{
+	File: "/etc/tender/server.yaml",
+	Common: func(f *pflag.FlagSet) {
+		f.String("data", "/var/lib/tender/server", "directory of keys, certificates, log and snapshots")
+	},
+	Serve: addRunFlags,
 }
 
 // replicaID proposes an id made of the host name.
@@ -74,7 +56,7 @@ func initCommand() *cobra.Command {
 		Use: "init", Short: "Make the first replica of a new control plane, and its trust root", Args: cobra.NoArgs,
 		Example: "  tenderd init --addr tender-1.example.org\n  tenderd init --addr 203.0.113.11:7443 --id r1 --trust-domain fleet.example.org",
 	}
-	load := settings(cmd)
+	load := settings.Bind(cmd, false)
 	addr := cmd.Flags().String("addr", "", "name or address that agents and other replicas reach this machine by, HOST[:7443] (required)")
 	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
 	domain := cmd.Flags().String("trust-domain", "", "name of the fleet in every identity; made at random if empty")
@@ -113,7 +95,7 @@ The root key is encrypted in %s, its passphrase is in
 have joined, move both files to a safe place off this machine.
 An operator's credential for the tender command is in %s.
 
-next: tenderd run                          (or systemctl start tenderd)
+next: tenderd run                          serves; tender then works on this machine
       tender token create --kind replica   prints the line for 'tenderd join' on the other servers
       tender token create --site SITE      prints the line for 'tender-agent join' on a machine
 `
@@ -125,7 +107,7 @@ func joinCommand() *cobra.Command {
 			"'tender token create --kind replica'; use - to read it from standard input.",
 		Example: "  tenderd join --addr tender-2.example.org tender1.eyJr...",
 	}
-	load := settings(cmd)
+	load := settings.Bind(cmd, false)
 	addr := cmd.Flags().String("addr", "", "name or address that agents and other replicas reach this machine by, HOST[:7443] (required)")
 	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
 	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
@@ -134,15 +116,7 @@ func joinCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		arg := args[0]
-		if arg == "-" {
-			data, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 64<<10))
-			if err != nil {
-				return fmt.Errorf("read join line: %w", err)
-			}
-			arg = string(data)
-		}
-		line, err := pki.ParseJoinLine(arg)
+		line, err := conf.JoinLine(cmd.InOrStdin(), args[0])
 		if err != nil {
 			return err
 		}
@@ -163,10 +137,18 @@ func joinCommand() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as replica %s\n", line.TrustDomain, got)
-		fmt.Fprintln(cmd.ErrOrStderr(), "next: tenderd run (or systemctl start tenderd); it becomes a voter as soon as it answers")
+		fmt.Fprintln(cmd.ErrOrStderr(), "next: tenderd run; this replica becomes a voter as soon as it answers")
 		return nil
 	}
 	return cmd
+}
+
+func addRunFlags(f *pflag.FlagSet) {
+	f.String("listen", ":"+controlplane.DefaultPort, "address of the one port, UDP and TCP")
+	f.String("socket", "/run/tender/tenderd.sock", "unix socket of the API for this machine; empty for none")
+	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
+	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
+	_ = f.MarkHidden("agent-cert-life")
 }
 
 func runCommand() *cobra.Command {
@@ -174,11 +156,7 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Serve as a replica in the foreground", Args: cobra.NoArgs,
 		Example: "  tenderd run\n  tenderd run --data /srv/tender --listen 203.0.113.11:7443",
 	}
-	load := settings(cmd)
-	cmd.Flags().String("listen", ":"+controlplane.DefaultPort, "address of the one port, UDP and TCP")
-	cmd.Flags().String("socket", defaultSocket, "unix socket of the API for this machine; empty for none")
-	cmd.Flags().Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
-	_ = cmd.Flags().MarkHidden("agent-cert-life")
+	load := settings.Bind(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v, err := load()
 		if err != nil {
@@ -190,7 +168,7 @@ func runCommand() *cobra.Command {
 		}
 		return controlplane.Run(cmd.Context(), controlplane.Config{
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
-			AgentCertLife: v.GetDuration("agent-cert-life"),
+			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
 		})
 	}
 	return cmd
