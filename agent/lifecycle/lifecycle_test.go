@@ -214,6 +214,18 @@ func TestKillDuringAStartGivesTheStartUp(t *testing.T) {
 	b.expect("remove t", "report t#2 TASK_KILLED cancelled")
 }
 
+// An exit that nobody asked for, while the start is being performed, must not
+// remove the container: the start would make a second one.
+func TestAnExitDuringAStartIsIgnored(t *testing.T) {
+	b := newBench(t)
+	b.step(full(1, task("t")))
+	b.log = nil
+	b.step(lifecycle.Exited{Task: "t", ExitCode: 1})
+	b.expect()
+	b.step(lifecycle.Started{Task: "t"})
+	b.expect("wait t", "report t#2 TASK_RUNNING")
+}
+
 func TestKillBeforeTheTaskArrives(t *testing.T) {
 	b := newBench(t)
 	b.step(full(1, kill("t", time.Second)))

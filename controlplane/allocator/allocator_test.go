@@ -89,6 +89,15 @@ func TestDominantShareFairness(t *testing.T) {
 	expect(t, a.Allocate(t0), "A/x a1 cpus:3;mem:12 x3", "B/y a1 cpus:6;mem:2 x2")
 }
 
+// The same example inside one role: there the frameworks compete.
+func TestDominantShareFairnessInARole(t *testing.T) {
+	a := allocator.New()
+	a.SetAgent(agent("a1", 9, 18))
+	a.SetDemands("A", "*", []fleet.Demand{demand("a", 100, need(1, 4))})
+	a.SetDemands("B", "*", []fleet.Demand{demand("b", 100, need(3, 1))})
+	expect(t, a.Allocate(t0), "A/* a1 cpus:3;mem:12 x3", "B/* a1 cpus:6;mem:2 x2")
+}
+
 func TestWeightsScaleShares(t *testing.T) {
 	a := allocator.New()
 	a.SetAgent(agent("a1", 9, 9))

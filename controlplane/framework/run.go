@@ -39,7 +39,6 @@ type Run struct {
 	waiting map[string]*group
 	of      map[fleet.TaskID]string
 	changed map[fleet.Role]bool
-	placed  map[fleet.TaskID]bool // accepted, not yet committed
 }
 
 // group is a set of waiting tasks that need the same, oldest first.
@@ -55,7 +54,7 @@ type group struct {
 func NewRun(st *state.State, look func(fleet.TaskID) *state.Task) *Run {
 	r := &Run{
 		look: look, waiting: map[string]*group{}, of: map[fleet.TaskID]string{},
-		changed: map[fleet.Role]bool{}, placed: map[fleet.TaskID]bool{},
+		changed: map[fleet.Role]bool{},
 	}
 	var tasks []*state.Task
 	for _, t := range st.Tasks {
@@ -89,8 +88,7 @@ func (r *Run) Step(ev Event) []leader.Event {
 	case Updated:
 		// An offer that ended before the accept arrived: the task waits on.
 		id := ev.Status.Task
-		if t := r.look(id); r.placed[id] && ev.Status.State == fleet.TaskDropped && t != nil && t.Waiting() {
-			delete(r.placed, id)
+		if t := r.look(id); ev.Status.State == fleet.TaskDropped && t != nil && t.Waiting() {
 			r.add(t)
 		}
 	}
@@ -108,7 +106,6 @@ func (r *Run) committed(c state.Command) {
 			r.drop(c.Kill.ID)
 		}
 	case c.Launch != nil && c.Launch.Framework == RunID:
-		delete(r.placed, c.Launch.ID)
 		t := r.look(c.Launch.ID)
 		switch {
 		case t == nil || !t.Waiting():
@@ -201,7 +198,6 @@ func (r *Run) place(o fleet.Offer) []fleet.Launch {
 			}
 			id := g.tasks[0]
 			r.drop(id)
-			r.placed[id] = true
 			left = left.Sub(res)
 			out = append(out, fleet.Launch{Task: id, Spec: r.look(id).Spec, Resources: res})
 		}

@@ -233,6 +233,38 @@ func TestALaunchBeyondItsOfferIsAnError(t *testing.T) {
 	b.expect("update f t TASK_ERROR TASK_INVALID", "offer f o7-2 a2 cpus:1")
 }
 
+func TestTwoLaunchesShareWhatWasOffered(t *testing.T) {
+	b := newBench(t)
+	b.up("a2", a2, 1, 0)
+	b.step(leader.Subscribe{Framework: "f", Standing: []fleet.Role{"*"}})
+	b.log = nil
+	b.step(leader.Accept{
+		Framework: "f", Offers: []fleet.OfferID{"o7-1"}, Create: true,
+		Launches: []fleet.Launch{launch("t1", 1), launch("t2", 2)},
+	})
+	b.expect("propose launch t1 on a2", "update f t2 TASK_ERROR TASK_INVALID", "offer f o7-2 a2 cpus:1;mem:1024")
+}
+
+// What does not fit one message follows with the next pull, oldest first.
+func TestALargeSetComesInParts(t *testing.T) {
+	b := newBench(t)
+	b.up("a1", a1, 1, 0)
+	b.step(leader.Subscribe{Framework: "f", Standing: []fleet.Role{"*"}})
+	long := strings.Repeat("x", 30<<10)
+	var ls []fleet.Launch
+	for i := range 12 {
+		la := fleet.Launch{Task: fleet.TaskID(fmt.Sprintf("t%02d", 11-i)), Resources: fleet.Resources{CPUs: 100}}
+		la.Spec = fleet.TaskSpec{Name: "n", Image: "i", Command: []string{long, long}}
+		ls = append(ls, la)
+	}
+	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{b.offers[0].ID}, Launches: ls, Create: true})
+	b.log = nil
+	b.commit()
+	b.log = b.log[len(ls):] // the updates
+	b.step(leader.Pull{Agent: "a1", Session: 1, Generation: 8})
+	b.expect("assign a1 0->8 full=false [t11 t10 t09 t08 t07 t06 t05 t04]", "assign a1 8->12 full=false [t03 t02 t01 t00]")
+}
+
 func TestDeclineWithAFilterWaits(t *testing.T) {
 	b := newBench(t)
 	b.up("a2", a2, 1, 0)

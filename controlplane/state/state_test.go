@@ -142,6 +142,10 @@ func TestUpdatesAreAppliedInOrderOnce(t *testing.T) {
 	if r := apply(s, observe("t1", "a2", 3, fleet.TaskFailed)); r.Kind != state.Conflict {
 		t.Fatalf("another agent's update: %+v", r)
 	}
+	must(t, s, observe("t1", "a1", 2, fleet.TaskKilling)) // another text under a number that is taken
+	if got := s.Tasks["t1"].State; got != fleet.TaskRunning {
+		t.Fatalf("a second update 2 made it %v", got)
+	}
 	must(t, s, observe("t1", "a1", 3, fleet.TaskFinished))
 	must(t, s, observe("t1", "a1", 4, fleet.TaskFailed))
 	if got := s.Tasks["t1"]; got.State != fleet.TaskFinished || got.Seq != 4 || len(got.History) != 5 {
@@ -212,5 +216,24 @@ func TestCloneIsUnaffected(t *testing.T) {
 	must(t, s, state.Command{SetCapacity: &state.SetCapacity{Agent: "a1", Hostname: "new"}})
 	if !reflect.DeepEqual(*c.Tasks["t1"], want) || !reflect.DeepEqual(*c.Agents["a1"], wantAgent) || len(c.Ended) != 0 {
 		t.Fatal("the clone changed")
+	}
+}
+
+// Two copies that go on differently must not write into each other's history.
+func TestCopiesDoNotShareAHistory(t *testing.T) {
+	s := booted(t)
+	launchOn(t, s, "t1", "a1")
+	must(t, s, observe("t1", "a1", 1, fleet.TaskStarting))
+	c := s.Clone()
+	must(t, s, observe("t1", "a1", 2, fleet.TaskRunning))
+	must(t, c, observe("t1", "a1", 2, fleet.TaskFailed))
+	for name, x := range map[string]struct {
+		st   *state.State
+		want fleet.TaskState
+	}{"original": {s, fleet.TaskRunning}, "copy": {c, fleet.TaskFailed}} {
+		h := x.st.Tasks["t1"].History
+		if got := h[len(h)-1].State; got != x.want {
+			t.Errorf("%s: the last status is %v, want %v", name, got, x.want)
+		}
 	}
 }
