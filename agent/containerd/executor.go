@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -70,10 +71,14 @@ type Executor struct {
 	runtime typeurl.Any
 	seccomp *specs.LinuxSeccomp
 
-	starting keyed     // one Start or Remove at a time per container
-	pulling  keyed     // one download at a time per image
-	stops    stops     // grace periods that run
-	ooms     oomEvents // containers that an event said ran out of memory
+	starting keyed // one Start or Remove at a time per container
+	// launching bounds the starts under way. Each is work for a processor: many
+	// at once only make the first wait for the last. One more than there are
+	// processors, for the one that waits for the disk.
+	launching chan struct{}
+	pulling   keyed     // one download at a time per image
+	stops     stops     // grace periods that run
+	ooms      oomEvents // containers that an event said ran out of memory
 
 	ctx    context.Context // of the goroutines below; ends with Close
 	cancel context.CancelFunc
@@ -99,7 +104,7 @@ func New(cfg Config) (*Executor, error) {
 	case len(cfg.LogBinary) != 2 || !filepath.IsAbs(cfg.LogBinary[0]):
 		return nil, fmt.Errorf("containerd: log binary %q is not an absolute path and a subcommand", cfg.LogBinary)
 	}
-	runtime, err := typeurl.MarshalAny(&runcoptions.Options{BinaryName: "runc"})
+	options, err := typeurl.MarshalAny(&runcoptions.Options{BinaryName: "runc"})
 	if err != nil {
 		return nil, err
 	}
@@ -110,14 +115,15 @@ func New(cfg Config) (*Executor, error) {
 		return nil, fmt.Errorf("containerd at %s: %w", cfg.Address, err)
 	}
 	x := &Executor{
-		cfg:     cfg,
-		client:  c,
-		snaps:   c.SnapshotService(cfg.Snapshotter),
-		images:  newImageCache(),
-		cgroups: detectCgroups(cgroupRoot),
-		log:     cfg.Log,
-		runtime: runtime,
-		seccomp: seccompProfile(),
+		cfg:       cfg,
+		client:    c,
+		snaps:     c.SnapshotService(cfg.Snapshotter),
+		images:    newImageCache(),
+		cgroups:   detectCgroups(cgroupRoot),
+		log:       cfg.Log,
+		runtime:   options,
+		seccomp:   seccompProfile(),
+		launching: make(chan struct{}, runtime.NumCPU()+1),
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	x.wg.Go(x.watchOOM)

@@ -62,7 +62,10 @@ func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
 		}
 		return err
 	}
-	if ctx.Err() != nil {
+	select {
+	case x.launching <- struct{}{}:
+		defer func() { <-x.launching }()
+	case <-ctx.Done():
 		return ctx.Err()
 	}
 	// From here on the caller is heeded between the steps only. A shim whose

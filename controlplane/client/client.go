@@ -95,7 +95,9 @@ func New(cfg Config) (*Client, error) {
 func newHTTP(t *http.Transport) *http.Client {
 	t.TLSHandshakeTimeout = dialTime
 	t.IdleConnTimeout = time.Minute
-	t.MaxIdleConnsPerHost = 4
+	// A program that submits many tasks does so several at a time; a handshake
+	// costs more than ten calls.
+	t.MaxIdleConnsPerHost = 16
 	return &http.Client{
 		Transport: t,
 		// Followed by hand: the body goes along, and a socket leads to TLS.

@@ -127,13 +127,15 @@ func runningAt(b *testing.B, task client.Task) time.Time {
 	return time.Time{}
 }
 
-// wholePath submits n tasks at once, each of which takes one of atATime
-// processors, and waits until all have ended. first is when the first one ran.
+// wholePath submits n tasks, as many at a time as the bare client starts, each
+// of which takes one of atATime processors, and waits until all have ended.
+// first is when the first one ran.
 func wholePath(b *testing.B, f *harness.Fleet, n int) (took, first time.Duration) {
 	b.Helper()
 	began := time.Now()
 	ids := make([]string, n)
 	var g errgroup.Group
+	g.SetLimit(atATime)
 	for i := range ids {
 		g.Go(func() error {
 			task, err := f.Client.Submit(b.Context(), harness.Complete(client.Submit{Command: []string{"true"}, CPUs: "1"}))
