@@ -81,6 +81,8 @@ type Demand struct {
 	Role  Role
 	Need  Need
 	Count int
+	// Priority: the higher one of a framework's demands is served first.
+	Priority int
 }
 
 // Filters go with a decline.
