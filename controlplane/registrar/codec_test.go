@@ -19,6 +19,19 @@ import (
 type filler struct {
 	rng  *rand.Rand
 	full bool
+	// parts is how deep the value is in parts of resources.
+	parts int
+}
+
+// nested: parts have no parts of their own, though the type would allow it.
+func nested(field string, parts int) bool { return field == "Parts" && parts > 0 }
+
+func (f *filler) fillField(name string, v reflect.Value) {
+	if name == "Parts" {
+		f.parts++
+		defer func() { f.parts-- }()
+	}
+	f.fill(v)
 }
 
 func (f *filler) fill(v reflect.Value) {
@@ -36,7 +49,9 @@ func (f *filler) fill(v reflect.Value) {
 		f.fill(v.Elem())
 	case reflect.Struct:
 		for i := range v.NumField() {
-			f.fill(v.Field(i))
+			if !nested(v.Type().Field(i).Name, f.parts) {
+				f.fillField(v.Type().Field(i).Name, v.Field(i))
+			}
 		}
 	case reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))
@@ -90,6 +105,9 @@ func zeroField(v reflect.Value, at string) string {
 		return zeroField(v.Elem(), at)
 	case reflect.Struct:
 		for i := range v.NumField() {
+			if nested(v.Type().Field(i).Name, strings.Count(at, ".Parts")) {
+				continue
+			}
 			if z := zeroField(v.Field(i), at+"."+v.Type().Field(i).Name); z != "" {
 				return z
 			}

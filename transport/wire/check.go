@@ -190,15 +190,11 @@ func (c *checker) spec(s *fleet.TaskSpec) {
 }
 
 func (c *checker) resources(r fleet.Resources) {
-	c.scalar("cpus", r.CPUs)
-	c.scalar("mem", r.Mem)
-	c.scalar("disk", r.Disk)
-	c.count("GPUs", len(r.GPUs), MaxDevices)
-	for i, id := range r.GPUs {
+	if err := fleet.CheckResources(r); err != nil {
+		c.fail("resources: %v", err)
+	}
+	for _, id := range r.Total().GPUs {
 		c.uuid(id)
-		if i > 0 && id <= r.GPUs[i-1] {
-			c.fail("GPUs are not sorted or named twice: %.64q", string(id))
-		}
 	}
 }
 

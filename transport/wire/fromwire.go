@@ -89,20 +89,6 @@ func specFrom(s *pb.TaskSpec) fleet.TaskSpec {
 	}
 }
 
-func resourcesFrom(r *pb.Resources) fleet.Resources {
-	if r == nil {
-		return fleet.Resources{}
-	}
-	out := fleet.Resources{CPUs: fleet.Scalar(r.Cpus), Mem: fleet.Scalar(r.Mem), Disk: fleet.Scalar(r.Disk)}
-	if len(r.Gpus) > 0 {
-		out.GPUs = make([]gpu.UUID, len(r.Gpus))
-		for i, id := range r.Gpus {
-			out.GPUs[i] = gpu.UUID(id)
-		}
-	}
-	return out
-}
-
 func updatesFrom(us []*pb.StatusUpdate) []fleet.StatusUpdate {
 	if len(us) == 0 {
 		return nil

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"reflect"
 	"slices"
@@ -97,6 +98,8 @@ func (g maker) known(v reflect.Value) bool {
 		x = rapid.StringMatching(`[a-z0-9][a-z0-9._-]{0,62}`).Draw(g.t, "id")
 	case gpu.UUID:
 		x = rapid.StringMatching(`(GPU|MIG)-[a-zA-Z0-9/-]{1,40}`).Draw(g.t, "uuid")
+	case fleet.Resources:
+		x = g.resources(true)
 	case fleet.Scalar:
 		x = rapid.Int64Range(int64(least), int64(fleet.MaxScalar)).Draw(g.t, "scalar")
 	case fleet.Network:
@@ -112,6 +115,41 @@ func (g maker) known(v reflect.Value) bool {
 	}
 	v.Set(reflect.ValueOf(x).Convert(v.Type()))
 	return true
+}
+
+// resources fills every field as Resources promise to be.
+func (g maker) resources(parts bool) fleet.Resources {
+	scalar := func(least int64) fleet.Scalar {
+		return fleet.Scalar(rapid.Int64Range(least, 1<<40).Draw(g.t, "scalar"))
+	}
+	least := 0
+	if g.full {
+		least = 1
+	}
+	r := fleet.Resources{CPUs: scalar(int64(least)), Mem: scalar(int64(least)), Disk: scalar(int64(least))}
+	g.slice(reflect.ValueOf(&r.GPUs).Elem(), "gpus", least)
+	for i := range rapid.IntRange(least, 2).Draw(g.t, "items") {
+		first := uint16(100*i) + rapid.Uint16Range(1, 50).Draw(g.t, "first")
+		r.Ports = append(r.Ports, fleet.Range{First: first, Last: first + rapid.Uint16Range(0, 40).Draw(g.t, "ports")})
+		r.Mounts = append(r.Mounts, fleet.Mount{ID: fmt.Sprintf("m%d", i), Size: scalar(1)})
+		r.Custom = append(r.Custom, fleet.Amount{Name: fmt.Sprintf("c%d", i), Amount: scalar(1)})
+	}
+	if !parts {
+		return r
+	}
+	for i := range rapid.IntRange(least, 2).Draw(g.t, "parts") {
+		p := g.resources(false)
+		p.CPUs++
+		r.Parts = append(r.Parts, fleet.Part{Resources: p, Class: fleet.Class{
+			Revocable: g.full || rapid.Bool().Draw(g.t, "revocable"),
+			Reserved: []fleet.Reservation{{
+				Role: fleet.Role(fmt.Sprintf("r%d", i)), Dynamic: g.full || rapid.Bool().Draw(g.t, "dynamic"), Principal: "p",
+				Labels: []fleet.Label{{Key: "k", Value: "v"}},
+			}},
+		}})
+	}
+	slices.SortFunc(r.Parts, func(a, b fleet.Part) int { return a.Class.Compare(b.Class) })
+	return r
 }
 
 func (g maker) slice(v reflect.Value, name string, least int) {
@@ -152,6 +190,9 @@ func zeros(v reflect.Value, path string) []string {
 	if _, ok := v.Interface().(time.Time); !ok && v.Kind() == reflect.Struct {
 		var out []string
 		for i := range v.NumField() {
+			if strings.HasSuffix(path, "Parts[0].Resources") && v.Type().Field(i).Name == "Parts" {
+				continue // a part has none of its own
+			}
 			out = append(out, zeros(v.Field(i), strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."))...)
 		}
 		return out

@@ -108,17 +108,6 @@ func specTo(s *fleet.TaskSpec) *pb.TaskSpec {
 	}
 }
 
-func resourcesTo(r fleet.Resources) *pb.Resources {
-	out := &pb.Resources{Cpus: int64(r.CPUs), Mem: int64(r.Mem), Disk: int64(r.Disk)}
-	if len(r.GPUs) > 0 {
-		out.Gpus = make([]string, len(r.GPUs))
-		for i, id := range r.GPUs {
-			out.Gpus[i] = string(id)
-		}
-	}
-	return out
-}
-
 func updatesTo(us []fleet.StatusUpdate) []*pb.StatusUpdate {
 	out := make([]*pb.StatusUpdate, len(us))
 	for i := range us {

@@ -303,8 +303,8 @@ func TestInvalidMessagesAreRefusedBySender(t *testing.T) {
 		{Welcome{Replica: "r1", Replicas: make([]string, MaxReplicas+1)}, "17 replicas, the limit is 16"},
 		{Refusal{}, "refusal code is empty"},
 		{assign(func(a *fleet.Assignment) { a.Task = "" }), "task is empty"},
-		{assign(func(a *fleet.Assignment) { a.Resources.CPUs = -1 }), "cpus -1 is outside"},
-		{assign(func(a *fleet.Assignment) { a.Resources.Mem = fleet.MaxScalar + 1 }), "mem 1125899906842625 is outside"},
+		{assign(func(a *fleet.Assignment) { a.Resources.CPUs = -1 }), "cpus -0.001 is out of range"},
+		{assign(func(a *fleet.Assignment) { a.Resources.Mem = fleet.MaxScalar + 1 }), "mem 1125899906842.625 is out of range"},
 		{assign(func(a *fleet.Assignment) { a.Resources.GPUs = []gpu.UUID{"b", "a"} }), "not sorted"},
 		{assign(func(a *fleet.Assignment) { a.Resources.GPUs = []gpu.UUID{"a", "a"} }), "named twice"},
 		{assign(func(a *fleet.Assignment) { a.Resources.GPUs = []gpu.UUID{"a b"} }), `GPU name "a b"`},
@@ -372,7 +372,7 @@ func TestReceiverChecksToo(t *testing.T) {
 		"bad id":    {Body: &pb.Envelope_Hello{Hello: &pb.Hello{Agent: "a/b"}}},
 		"no status": {Body: &pb.Envelope_Report{Report: &pb.Report{Updates: []*pb.StatusUpdate{{Id: "u1"}}}}},
 		"long text": {Body: &pb.Envelope_Goaway{Goaway: &pb.Goaway{Text: strings.Repeat("x", MaxText+1)}}},
-		"overflow":  {Body: &pb.Envelope_Capacity{Capacity: &pb.Capacity{Total: &pb.Resources{Cpus: math.MaxInt64}}}},
+		"overflow":  {Body: &pb.Envelope_Capacity{Capacity: &pb.Capacity{Total: &pb.Resources{Flat: &pb.Flat{Cpus: math.MaxInt64}}}}},
 	} {
 		b, err := proto.Marshal(e)
 		if err != nil {
@@ -407,7 +407,8 @@ func TestSmallFrameCannotBecomeLarge(t *testing.T) {
 		"devices":     nest(bomb(2), 8),
 		"arguments":   nest(bomb(3), 2, 5, 5),
 		"labels":      nest(bomb(11), 2, 5, 5),
-		"gpu names":   nest(bomb(4), 1, 8),
+		"parts":       nest(bomb(2), 1, 8),
+		"gpu names":   nest(bomb(4), 1, 1, 8),
 		"hellos":      bomb(1),
 	} {
 		if len(frame) > MaxControl {

@@ -1073,13 +1073,12 @@ func (x *TaskSpec) GetLabels() map[string]string {
 	return nil
 }
 
-// Resources are amounts in thousandths and GPUs by name, sorted.
+// Resources are what anybody may be given, and parts by class. Parts have no
+// parts: a schema without recursion needs no limit on depth.
 type Resources struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cpus          int64                  `protobuf:"varint,1,opt,name=cpus,proto3" json:"cpus,omitempty"`
-	Mem           int64                  `protobuf:"varint,2,opt,name=mem,proto3" json:"mem,omitempty"`
-	Disk          int64                  `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`
-	Gpus          []string               `protobuf:"bytes,4,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	Flat          *Flat                  `protobuf:"bytes,1,opt,name=flat,proto3" json:"flat,omitempty"`
+	Parts         []*Part                `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,32 +1113,396 @@ func (*Resources) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *Resources) GetCpus() int64 {
+func (x *Resources) GetFlat() *Flat {
+	if x != nil {
+		return x.Flat
+	}
+	return nil
+}
+
+func (x *Resources) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// Flat are amounts in thousandths; all lists are sorted.
+type Flat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cpus          int64                  `protobuf:"varint,1,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	Mem           int64                  `protobuf:"varint,2,opt,name=mem,proto3" json:"mem,omitempty"`
+	Disk          int64                  `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	Gpus          []string               `protobuf:"bytes,4,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	Ports         []*PortRange           `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
+	Mounts        []*Amount              `protobuf:"bytes,6,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Custom        []*Amount              `protobuf:"bytes,7,rep,name=custom,proto3" json:"custom,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flat) Reset() {
+	*x = Flat{}
+	mi := &file_wire_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flat) ProtoMessage() {}
+
+func (x *Flat) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flat.ProtoReflect.Descriptor instead.
+func (*Flat) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Flat) GetCpus() int64 {
 	if x != nil {
 		return x.Cpus
 	}
 	return 0
 }
 
-func (x *Resources) GetMem() int64 {
+func (x *Flat) GetMem() int64 {
 	if x != nil {
 		return x.Mem
 	}
 	return 0
 }
 
-func (x *Resources) GetDisk() int64 {
+func (x *Flat) GetDisk() int64 {
 	if x != nil {
 		return x.Disk
 	}
 	return 0
 }
 
-func (x *Resources) GetGpus() []string {
+func (x *Flat) GetGpus() []string {
 	if x != nil {
 		return x.Gpus
 	}
 	return nil
+}
+
+func (x *Flat) GetPorts() []*PortRange {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *Flat) GetMounts() []*Amount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+func (x *Flat) GetCustom() []*Amount {
+	if x != nil {
+		return x.Custom
+	}
+	return nil
+}
+
+type PortRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint32                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortRange) Reset() {
+	*x = PortRange{}
+	mi := &file_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortRange) ProtoMessage() {}
+
+func (x *PortRange) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
+func (*PortRange) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PortRange) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *PortRange) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type Amount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Amount        int64                  `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Amount) Reset() {
+	*x = Amount{}
+	mi := &file_wire_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Amount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Amount) ProtoMessage() {}
+
+func (x *Amount) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Amount.ProtoReflect.Descriptor instead.
+func (*Amount) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Amount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Amount) GetAmount() int64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+// Part is what is reserved, revocable, or both.
+type Part struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revocable     bool                   `protobuf:"varint,1,opt,name=revocable,proto3" json:"revocable,omitempty"`
+	Reserved      []*Reservation         `protobuf:"bytes,2,rep,name=reserved,proto3" json:"reserved,omitempty"`
+	Flat          *Flat                  `protobuf:"bytes,3,opt,name=flat,proto3" json:"flat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_wire_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Part) GetRevocable() bool {
+	if x != nil {
+		return x.Revocable
+	}
+	return false
+}
+
+func (x *Part) GetReserved() []*Reservation {
+	if x != nil {
+		return x.Reserved
+	}
+	return nil
+}
+
+func (x *Part) GetFlat() *Flat {
+	if x != nil {
+		return x.Flat
+	}
+	return nil
+}
+
+type Reservation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Dynamic       bool                   `protobuf:"varint,2,opt,name=dynamic,proto3" json:"dynamic,omitempty"`
+	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	Labels        []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reservation) Reset() {
+	*x = Reservation{}
+	mi := &file_wire_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reservation) ProtoMessage() {}
+
+func (x *Reservation) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
+func (*Reservation) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Reservation) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Reservation) GetDynamic() bool {
+	if x != nil {
+		return x.Dynamic
+	}
+	return false
+}
+
+func (x *Reservation) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *Reservation) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type Label struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Label) Reset() {
+	*x = Label{}
+	mi := &file_wire_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Label) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Label) ProtoMessage() {}
+
+func (x *Label) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Label.ProtoReflect.Descriptor instead.
+func (*Label) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Label) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Label) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
 }
 
 type Report struct {
@@ -1151,7 +1514,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1526,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1539,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -1197,7 +1560,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1572,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1585,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -1262,7 +1625,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1637,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1650,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Status) GetTask() string {
@@ -1355,7 +1718,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1730,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1743,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -1401,7 +1764,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1776,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1789,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ack) GetTask() string {
@@ -1460,7 +1823,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1835,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1848,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -1520,7 +1883,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1895,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1908,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Device) GetUuid() string {
@@ -1634,7 +1997,7 @@ type Readings struct {
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +2009,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +2022,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -1731,7 +2094,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +2106,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +2119,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -1804,7 +2167,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2179,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2192,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Goaway) GetText() string {
@@ -1855,7 +2218,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2230,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2243,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1901,7 +2264,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2276,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2289,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -1963,7 +2326,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2338,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2351,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2036,7 +2399,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2411,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2424,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -2086,7 +2449,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2461,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2474,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -2207,12 +2570,36 @@ const file_wire_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Y\n" +
-	"\tResources\x12\x12\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\tResources\x12%\n" +
+	"\x04flat\x18\x01 \x01(\v2\x11.tender.wire.FlatR\x04flat\x12'\n" +
+	"\x05parts\x18\x02 \x03(\v2\x11.tender.wire.PartR\x05parts\"\xdc\x01\n" +
+	"\x04Flat\x12\x12\n" +
 	"\x04cpus\x18\x01 \x01(\x03R\x04cpus\x12\x10\n" +
 	"\x03mem\x18\x02 \x01(\x03R\x03mem\x12\x12\n" +
 	"\x04disk\x18\x03 \x01(\x03R\x04disk\x12\x12\n" +
-	"\x04gpus\x18\x04 \x03(\tR\x04gpus\"=\n" +
+	"\x04gpus\x18\x04 \x03(\tR\x04gpus\x12,\n" +
+	"\x05ports\x18\x05 \x03(\v2\x16.tender.wire.PortRangeR\x05ports\x12+\n" +
+	"\x06mounts\x18\x06 \x03(\v2\x13.tender.wire.AmountR\x06mounts\x12+\n" +
+	"\x06custom\x18\a \x03(\v2\x13.tender.wire.AmountR\x06custom\"5\n" +
+	"\tPortRange\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\rR\x04last\"4\n" +
+	"\x06Amount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\x03R\x06amount\"\x81\x01\n" +
+	"\x04Part\x12\x1c\n" +
+	"\trevocable\x18\x01 \x01(\bR\trevocable\x124\n" +
+	"\breserved\x18\x02 \x03(\v2\x18.tender.wire.ReservationR\breserved\x12%\n" +
+	"\x04flat\x18\x03 \x01(\v2\x11.tender.wire.FlatR\x04flat\"\x85\x01\n" +
+	"\vReservation\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n" +
+	"\adynamic\x18\x02 \x01(\bR\adynamic\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x12*\n" +
+	"\x06labels\x18\x04 \x03(\v2\x12.tender.wire.LabelR\x06labels\"/\n" +
+	"\x05Label\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"=\n" +
 	"\x06Report\x123\n" +
 	"\aupdates\x18\x01 \x03(\v2\x19.tender.wire.StatusUpdateR\aupdates\"]\n" +
 	"\fStatusUpdate\x12\x0e\n" +
@@ -2326,7 +2713,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_wire_proto_goTypes = []any{
 	(TaskState)(0),       // 0: tender.wire.TaskState
 	(Health)(0),          // 1: tender.wire.Health
@@ -2339,23 +2726,29 @@ var file_wire_proto_goTypes = []any{
 	(*Assignment)(nil),   // 8: tender.wire.Assignment
 	(*TaskSpec)(nil),     // 9: tender.wire.TaskSpec
 	(*Resources)(nil),    // 10: tender.wire.Resources
-	(*Report)(nil),       // 11: tender.wire.Report
-	(*StatusUpdate)(nil), // 12: tender.wire.StatusUpdate
-	(*Status)(nil),       // 13: tender.wire.Status
-	(*Acks)(nil),         // 14: tender.wire.Acks
-	(*Ack)(nil),          // 15: tender.wire.Ack
-	(*Capacity)(nil),     // 16: tender.wire.Capacity
-	(*Device)(nil),       // 17: tender.wire.Device
-	(*Readings)(nil),     // 18: tender.wire.Readings
-	(*GPUReading)(nil),   // 19: tender.wire.GPUReading
-	(*Goaway)(nil),       // 20: tender.wire.Goaway
-	(*RenewRequest)(nil), // 21: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 22: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 23: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 24: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 25: tender.wire.LogEnd
-	nil,                  // 26: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 27: tender.wire.TaskSpec.LabelsEntry
+	(*Flat)(nil),         // 11: tender.wire.Flat
+	(*PortRange)(nil),    // 12: tender.wire.PortRange
+	(*Amount)(nil),       // 13: tender.wire.Amount
+	(*Part)(nil),         // 14: tender.wire.Part
+	(*Reservation)(nil),  // 15: tender.wire.Reservation
+	(*Label)(nil),        // 16: tender.wire.Label
+	(*Report)(nil),       // 17: tender.wire.Report
+	(*StatusUpdate)(nil), // 18: tender.wire.StatusUpdate
+	(*Status)(nil),       // 19: tender.wire.Status
+	(*Acks)(nil),         // 20: tender.wire.Acks
+	(*Ack)(nil),          // 21: tender.wire.Ack
+	(*Capacity)(nil),     // 22: tender.wire.Capacity
+	(*Device)(nil),       // 23: tender.wire.Device
+	(*Readings)(nil),     // 24: tender.wire.Readings
+	(*GPUReading)(nil),   // 25: tender.wire.GPUReading
+	(*Goaway)(nil),       // 26: tender.wire.Goaway
+	(*RenewRequest)(nil), // 27: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 28: tender.wire.Certificate
+	(*LogsRequest)(nil),  // 29: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 30: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 31: tender.wire.LogEnd
+	nil,                  // 32: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 33: tender.wire.TaskSpec.LabelsEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	3,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -2363,35 +2756,43 @@ var file_wire_proto_depIdxs = []int32{
 	5,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
 	6,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
 	7,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	11, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	14, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	16, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	18, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	20, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	21, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	22, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	23, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	24, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	25, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	16, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	17, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	20, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	22, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	24, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	26, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	27, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	28, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	29, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	30, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	31, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	22, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
 	8,  // 16: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
 	9,  // 17: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
 	10, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	26, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	27, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	12, // 21: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	13, // 22: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	0,  // 23: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	15, // 24: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	10, // 25: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	17, // 26: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	1,  // 27: tender.wire.Device.health:type_name -> tender.wire.Health
-	19, // 28: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	32, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	33, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	11, // 21: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	14, // 22: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	12, // 23: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	13, // 24: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	13, // 25: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	15, // 26: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	11, // 27: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	16, // 28: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	18, // 29: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	19, // 30: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	0,  // 31: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	21, // 32: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	10, // 33: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	23, // 34: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	1,  // 35: tender.wire.Device.health:type_name -> tender.wire.Health
+	25, // 36: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2422,7 +2823,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
