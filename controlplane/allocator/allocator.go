@@ -1,28 +1,53 @@
 package allocator
 
 import (
-	"cmp"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
+// Options of an Allocator. The zero value is what a fleet wants.
+type Options struct {
+	// Unshared names do not enter dominant shares (Mesos's
+	// fair_sharing_excluded_resource_names).
+	Unshared []string
+	// Min is the least offer worth making, unless a framework says otherwise:
+	// all names of one of the alternatives. Nil is DefaultMin; present but
+	// empty, anything is.
+	Min []fleet.Quantities
+	// ShowGPUs also offers agents with GPUs to frameworks that cannot handle
+	// them (Mesos's filter_gpu_resources turned off).
+	ShowGPUs bool
+	// MinRefuse is how long a filter lasts at least, so that the next round
+	// sees it (Mesos's allocation interval, MESOS-4302); zero means 1 s.
+	MinRefuse time.Duration
+}
+
+// DefaultMin is Mesos's min_allocatable_resources.
+var DefaultMin = []fleet.Quantities{
+	{{Name: "cpus", Amount: 10}},
+	{{Name: "mem", Amount: fleet.Whole(32)}},
+}
+
 // Agent is what the allocator needs to know of an agent.
 type Agent struct {
 	ID       fleet.AgentID
+	Hostname string
 	Site     fleet.Site
 	Labels   map[string]string
 	Capacity fleet.Capacity
 	// Inactive says why the agent gets no offers ("disconnected", "revoked"),
 	// empty when it gets them.
 	Inactive string
+	// Unavailable, when not nil, is a maintenance window: those who hold
+	// something there are asked to give it back.
+	Unavailable *fleet.Unavailability
 }
 
 // Grant is a part of one agent given to one framework in one role. It counts
-// as allocated from the moment Allocate returns it until Recover.
+// as allocated from the moment it is returned until Recover.
 type Grant struct {
 	Framework fleet.FrameworkID
 	Role      fleet.Role
@@ -34,17 +59,57 @@ type Grant struct {
 	Units  int
 }
 
-// minimum is Mesos's min_allocatable_resources: an agent with less than either
-// of these left is not worth a standing offer.
-var minimum = struct{ cpus, mem fleet.Scalar }{10, fleet.Whole(32)}
-
 type agent struct {
 	Agent
-	devices map[gpu.UUID]*gpu.Device
-	used    fleet.Resources
-	free    fleet.Resources
-	held    int // grants outstanding: the emptier agent is tried first
-	changed bool
+	devices  map[gpu.UUID]*gpu.Device
+	hasGPUs  bool
+	used     fleet.Resources
+	free     fleet.Resources
+	held     int // grants outstanding: the emptier agent is tried first
+	changed  bool
+	fresh    uint64    // the last round that it had changed for
+	reserved []reserve // what its total counts in roles' quota
+	filters  map[*client][]*filter
+	holders  map[fleet.FrameworkID]fleet.Resources
+	// asked are those who have had an inverse offer for this window.
+	asked map[fleet.FrameworkID]bool
+}
+
+// reserve is an amount reserved for a role on an agent.
+type reserve struct {
+	role   fleet.Role
+	amount vector
+}
+
+// framework is what is known of one, in all its roles.
+type framework struct {
+	info  fleet.FrameworkInfo
+	roles map[fleet.Role]*client
+	// constraints are compiled, by role.
+	constraints              map[fleet.Role]matcher
+	gpus, revocable, refines bool
+	anything                 bool // nothing was said of it: it can handle all that lasts
+}
+
+// client is one framework in one role.
+type client struct {
+	framework *framework
+	role      *role
+	leaf      *node
+	demands   []*demand
+	standing  bool
+	min       []fleet.Quantities
+	match     matcher // nil admits every agent
+	filtered  map[*agent]bool
+	dirty     bool // its demands or filters changed: try all agents again
+}
+
+// role is one that a framework acts in or holds something of.
+type role struct {
+	name    fleet.Role
+	account *account
+	leaf    *node
+	sorter  *sorter // of its frameworks
 }
 
 // demand is a fleet.Demand with what is on offer for it.
@@ -55,51 +120,52 @@ type demand struct {
 
 func (d *demand) open() int { return d.Count - d.offered }
 
-type clientKey struct {
-	role      fleet.Role
-	framework fleet.FrameworkID
-}
-
-type filter struct {
-	refused fleet.Resources
-	until   time.Time
-}
-
-// client is one framework in one role: a leaf of the share tree.
-type client struct {
-	clientKey
-	holding
-	demands  []*demand
-	standing bool
-	filters  map[fleet.AgentID]filter
-	dirty    bool // its demands or filters changed: try all agents again
-}
-
-type role struct {
-	holding
-	name    fleet.Role
-	clients map[fleet.FrameworkID]*client
-}
-
 // Allocator is not safe for concurrent use: it belongs to the leader's loop.
 type Allocator struct {
-	agents  map[fleet.AgentID]*agent
-	roles   map[fleet.Role]*role
-	weights map[fleet.Role]fleet.Scalar
-	total   vector
-	// changed are the agents that may have more to give than at the last round.
-	changed []*agent
-	// nextExpiry is the earliest end of a filter, zero when there is none.
-	nextExpiry time.Time
+	opt        Options
+	names      *names
+	agents     map[fleet.AgentID]*agent
+	frameworks map[fleet.FrameworkID]*framework
+	roles      map[fleet.Role]*role
+	sorter     *sorter // of roles
+	total      vector  // of all agents, whatever its class
+	accounts   map[fleet.Role]*account
+	guarantees int    // roles that have one
+	needed     vector // held back for guarantees
+	available  vector // free for good and for anybody, on agents that get offers
+	// changed are the agents that may have more to give than at the last round,
+	// dirty the clients that have to look at all agents again.
+	changed   []*agent
+	dirty     map[*client]bool
+	held      map[*client]bool // clients that headroom kept from something
+	spareGrew bool             // headroom may have grown
+	ends      filterQueue
+	inForce   int                      // filters that have not ended
+	windows   map[fleet.AgentID]*agent // announced to be down
+	runs      uint64                   // rounds over everything that changed
+	rounds    uint64                   // stages of rounds
 }
 
 // New returns an empty allocator.
-func New() *Allocator {
-	return &Allocator{
-		agents:  map[fleet.AgentID]*agent{},
-		roles:   map[fleet.Role]*role{},
-		weights: map[fleet.Role]fleet.Scalar{},
+func New(opt Options) *Allocator {
+	if opt.Min == nil {
+		opt.Min = DefaultMin
 	}
+	if opt.MinRefuse == 0 {
+		opt.MinRefuse = time.Second
+	}
+	a := &Allocator{
+		opt: opt, names: newNames(opt.Unshared),
+		agents:     map[fleet.AgentID]*agent{},
+		frameworks: map[fleet.FrameworkID]*framework{},
+		roles:      map[fleet.Role]*role{},
+		accounts:   map[fleet.Role]*account{},
+		dirty:      map[*client]bool{},
+		held:       map[*client]bool{},
+		windows:    map[fleet.AgentID]*agent{},
+	}
+	a.sorter = newSorter(a.names, &a.total, false)
+	return a
 }
 
 // SetAgent adds an agent or replaces what is known of it. What is allocated on
@@ -107,16 +173,22 @@ func New() *Allocator {
 func (a *Allocator) SetAgent(n Agent) {
 	ag := a.agents[n.ID]
 	if ag == nil {
-		ag = &agent{}
+		ag = &agent{filters: map[*client][]*filter{}, holders: map[fleet.FrameworkID]fleet.Resources{}}
 		a.agents[n.ID] = ag
 	} else {
-		if !maps.Equal(ag.Labels, n.Labels) || ag.Site != n.Site {
-			a.dropFilters(n.ID)
+		if !maps.Equal(ag.Labels, n.Labels) || ag.Site != n.Site || ag.Hostname != n.Hostname {
+			a.dropFilters(ag)
 		}
-		a.total.sub(ag.Capacity.Total)
+		a.discount(ag)
+	}
+	if !sameWindow(ag.Unavailable, n.Unavailable) {
+		a.announce(ag, n.Unavailable)
 	}
 	ag.Agent = n
-	a.total.add(n.Capacity.Total)
+	if n.Unavailable != nil {
+		a.windows[n.ID] = ag
+	}
+	a.count(ag)
 	ag.devices = make(map[gpu.UUID]*gpu.Device, len(n.Capacity.Devices))
 	for i := range n.Capacity.Devices {
 		ag.devices[n.Capacity.Devices[i].UUID] = &n.Capacity.Devices[i]
@@ -124,180 +196,141 @@ func (a *Allocator) SetAgent(n Agent) {
 	a.refresh(ag)
 }
 
-// RemoveAgent forgets an agent. The caller recovers what was allocated on it.
-func (a *Allocator) RemoveAgent(id fleet.AgentID) {
-	if ag := a.agents[id]; ag != nil {
-		a.total.sub(ag.Capacity.Total)
-		delete(a.agents, id)
-		a.dropFilters(id)
+// count adds an agent's total to the fleet's, and its reservations to quota.
+func (a *Allocator) count(ag *agent) {
+	t := &ag.Capacity.Total
+	all := a.names.all(t)
+	a.total.add(&all, 1)
+	a.sorter.totalChanged()
+	ag.hasGPUs, ag.reserved = all.at(iGPUs) > 0, nil
+	for _, p := range t.Parts {
+		if r := p.Class.Role(); r != "" {
+			v := a.names.flat(&p.Resources)
+			ag.reserved = append(ag.reserved, reserve{r, v})
+			a.consume(a.account(r), &v, 1)
+		}
+	}
+	a.countFree(ag, 1)
+}
+
+func (a *Allocator) discount(ag *agent) {
+	a.countFree(ag, -1)
+	all := a.names.all(&ag.Capacity.Total)
+	a.total.add(&all, -1)
+	a.sorter.totalChanged()
+	for _, r := range ag.reserved {
+		acc := a.account(r.role)
+		a.consume(acc, &r.amount, -1)
+		a.closeAccount(acc)
 	}
 }
 
-func (a *Allocator) dropFilters(id fleet.AgentID) {
-	for _, r := range a.roles {
-		for _, c := range r.clients {
-			delete(c.filters, id)
-		}
+// countFree keeps the headroom's other half: what is free for anybody.
+func (a *Allocator) countFree(ag *agent, sign int64) {
+	if ag.Inactive == "" {
+		v := a.names.flat(&ag.free)
+		a.available.add(&v, sign)
+	}
+}
+
+// RemoveAgent forgets an agent. The caller recovers what was allocated on it.
+func (a *Allocator) RemoveAgent(id fleet.AgentID) {
+	if ag := a.agents[id]; ag != nil {
+		a.discount(ag)
+		delete(a.agents, id)
+		delete(a.windows, id)
+		a.dropFilters(ag)
+		a.spareGrew = true
 	}
 }
 
 // refresh works out what is free on an agent and has the next round look at it.
 func (a *Allocator) refresh(ag *agent) {
+	a.countFree(ag, -1)
 	ag.free = ag.Capacity.Total.Sub(ag.used)
+	a.countFree(ag, 1)
+	a.spareGrew = true
+	a.touch(ag)
+}
+
+func (a *Allocator) touch(ag *agent) {
 	if !ag.changed {
 		ag.changed = true
 		a.changed = append(a.changed, ag)
 	}
 }
 
-// SetWeight sets a role's weight in thousandths; unset roles weigh 1.
-func (a *Allocator) SetWeight(r fleet.Role, w fleet.Scalar) {
-	a.weights[r] = w
-	if ro := a.roles[r]; ro != nil {
-		ro.weight = w
-	}
-}
-
-func (a *Allocator) client(f fleet.FrameworkID, r fleet.Role) *client {
-	ro := a.roles[r]
-	if ro == nil {
-		ro = &role{name: r, clients: map[fleet.FrameworkID]*client{}}
-		ro.weight = fleet.Whole(1)
-		if w, ok := a.weights[r]; ok {
-			ro.weight = w
-		}
-		a.roles[r] = ro
-	}
-	c := ro.clients[f]
-	if c == nil {
-		c = &client{clientKey: clientKey{r, f}, filters: map[fleet.AgentID]filter{}}
-		c.weight = fleet.Whole(1)
-		ro.clients[f] = c
-	}
-	return c
-}
-
-// SetDemands replaces all that a framework waits for in a role. A demand of
-// the same name has the same need, and keeps what is on offer for it.
-func (a *Allocator) SetDemands(f fleet.FrameworkID, r fleet.Role, demands []fleet.Demand) {
-	c := a.client(f, r)
-	old := make(map[string]*demand, len(c.demands))
-	for _, d := range c.demands {
-		old[d.Name] = d
-	}
-	c.demands = make([]*demand, 0, len(demands))
-	for _, n := range demands {
-		d := &demand{Demand: n}
-		was := 0
-		if o := old[n.Name]; o != nil {
-			d.offered, was = o.offered, o.open()
-		}
-		if d.open() > max(was, 0) {
-			c.dirty = true
-		}
-		c.demands = append(c.demands, d)
-	}
-	a.prune(a.roles[r], c)
-}
-
-// SetStanding makes a framework want anything in a role, as Mesos frameworks
-// do until SUPPRESS; REVIVE (on again) also ends its filters there.
-func (a *Allocator) SetStanding(f fleet.FrameworkID, r fleet.Role, on bool) {
-	c := a.client(f, r)
-	c.standing = on
-	if on {
-		c.dirty = true
-		clear(c.filters)
-	}
-}
-
-// RemoveFramework forgets a framework's demands and filters. Its tasks and
-// offers stay charged until they are recovered.
-func (a *Allocator) RemoveFramework(f fleet.FrameworkID) {
-	for _, ro := range a.roles {
-		if c := ro.clients[f]; c != nil {
-			c.demands, c.standing = nil, false
-			clear(c.filters)
-			a.prune(ro, c)
-		}
-	}
-}
-
-// prune drops a client that neither wants nor holds anything.
-func (a *Allocator) prune(ro *role, c *client) {
-	if !c.standing && len(c.demands) == 0 && c.alloc == (vector{}) {
-		delete(ro.clients, c.framework)
-	}
-}
+// SetWeight sets a role's weight in thousandths, for it and all below; unset
+// roles weigh 1.
+func (a *Allocator) SetWeight(r fleet.Role, w fleet.Scalar) { a.sorter.setWeight(string(r), w) }
 
 // Charge counts resources as allocated that were so before this allocator was
 // made: the running tasks after a change of leader.
 func (a *Allocator) Charge(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID, res fleet.Resources) {
 	c := a.client(f, r)
-	c.take(res)
-	a.roles[r].take(res)
+	all := a.names.all(&res)
+	flat := a.names.flat(&res)
+	a.charge(c, &all)
+	a.consume(c.role.account, &flat, 1)
 	if ag := a.agents[id]; ag != nil {
-		ag.used = ag.used.Add(res)
-		ag.held++
+		a.take(c, ag, res)
 		a.refresh(ag)
 	}
+}
+
+// charge counts an allocation in the shares.
+func (a *Allocator) charge(c *client, all *vector) {
+	c.role.sorter.allocated(c.leaf, all)
+	a.sorter.allocated(c.role.leaf, all)
+}
+
+// take counts an allocation on its agent.
+func (*Allocator) take(c *client, ag *agent, res fleet.Resources) {
+	ag.used = ag.used.Add(res)
+	ag.held++
+	id := c.framework.info.ID
+	ag.holders[id] = ag.holders[id].Add(res)
 }
 
 // Recover gives resources of a grant or charge back to the agent. whole says
 // that nothing of the grant remains.
 func (a *Allocator) Recover(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID, res fleet.Resources, whole bool) {
 	c := a.client(f, r)
-	c.give(res)
-	a.roles[r].give(res)
-	a.prune(a.roles[r], c)
+	all, flat := a.names.all(&res), a.names.flat(&res)
+	c.role.sorter.unallocated(c.leaf, &all)
+	a.sorter.unallocated(c.role.leaf, &all)
+	a.consume(c.role.account, &flat, -1)
 	if ag := a.agents[id]; ag != nil {
 		ag.used = ag.used.Sub(res)
 		if whole {
 			ag.held--
 		}
+		if left := ag.holders[f].Sub(res); left.IsZero() {
+			delete(ag.holders, f)
+		} else {
+			ag.holders[f] = left
+		}
 		a.refresh(ag)
 	}
+	a.prune(c)
 }
 
-// Settle ends an offer of units of a demand, accepted or not: the demand is
-// open again by that much until the framework restates it.
-func (a *Allocator) Settle(f fleet.FrameworkID, r fleet.Role, name string, units int) {
-	c := a.client(f, r)
-	for _, d := range c.demands {
-		if d.Name == name {
-			d.offered = max(0, d.offered-units)
-			c.dirty = true
-		}
-	}
-}
-
-// Refuse installs a filter: until then, whatever of that agent is contained in
-// the refused resources is not offered to the framework in that role.
-func (a *Allocator) Refuse(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID, res fleet.Resources, until time.Time) {
-	a.client(f, r).filters[id] = filter{refused: res, until: until}
-	if a.nextExpiry.IsZero() || until.Before(a.nextExpiry) {
-		a.nextExpiry = until
-	}
-}
-
-// expire ends filters that are over and has their clients look again.
-func (a *Allocator) expire(now time.Time) {
-	if a.nextExpiry.IsZero() || now.Before(a.nextExpiry) {
+// Convert changes resources of a grant in place, in the agent's total, too:
+// what is reserved or released while somebody holds it.
+func (a *Allocator) Convert(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID, from, to fleet.Resources) {
+	c, ag := a.client(f, r), a.agents[id]
+	if ag == nil {
 		return
 	}
-	a.nextExpiry = time.Time{}
-	for _, ro := range a.roles {
-		for _, c := range ro.clients {
-			for id, f := range c.filters {
-				if !now.Before(f.until) {
-					delete(c.filters, id)
-					c.dirty = true
-				} else if a.nextExpiry.IsZero() || f.until.Before(a.nextExpiry) {
-					a.nextExpiry = f.until
-				}
-			}
-		}
-	}
+	before, after := a.names.flat(&from), a.names.flat(&to)
+	a.discount(ag)
+	ag.Capacity.Total = ag.Capacity.Total.Sub(from).Add(to)
+	a.count(ag)
+	a.consume(c.role.account, &before, -1)
+	a.consume(c.role.account, &after, 1)
+	ag.used = ag.used.Sub(from).Add(to)
+	ag.holders[f] = ag.holders[f].Sub(from).Add(to)
+	a.refresh(ag)
 }
 
 // Free returns what is neither used nor on offer on an agent.
@@ -306,59 +339,4 @@ func (a *Allocator) Free(id fleet.AgentID) fleet.Resources {
 		return ag.free
 	}
 	return fleet.Resources{}
-}
-
-// candidates lists the agents worth trying: those that changed since the last
-// round, and all of them if some client has to try them again.
-func (a *Allocator) candidates() (all, changed []*agent) {
-	for _, ag := range a.changed {
-		ag.changed = false
-		if ag.worthTrying() && a.agents[ag.ID] == ag {
-			changed = append(changed, ag)
-		}
-	}
-	a.changed = a.changed[:0]
-	slices.SortFunc(changed, before)
-	if !a.triesAll() {
-		return nil, changed
-	}
-	for _, ag := range a.agents {
-		if ag.worthTrying() {
-			all = append(all, ag)
-		}
-	}
-	slices.SortFunc(all, before)
-	return all, changed
-}
-
-func (ag *agent) worthTrying() bool { return ag.Inactive == "" && !ag.free.IsZero() }
-
-// triesAll reports whether a client has reason to look at agents that have not
-// changed.
-func (a *Allocator) triesAll() bool {
-	for _, ro := range a.roles {
-		for _, c := range ro.clients {
-			if c.dirty && c.wants() {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (c *client) wants() bool {
-	return c.standing || slices.ContainsFunc(c.demands, func(d *demand) bool { return d.open() > 0 })
-}
-
-// before orders agents without GPUs first, so that work that needs none leaves
-// GPU machines alone, and among them those with the fewest grants. (Not cmp.Or:
-// that would compare the ids of every pair.)
-func before(x, y *agent) int {
-	if c := cmp.Compare(len(x.Capacity.Total.GPUs), len(y.Capacity.Total.GPUs)); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(x.held, y.held); c != 0 {
-		return c
-	}
-	return cmp.Compare(x.ID, y.ID)
 }

@@ -64,13 +64,13 @@ func expect(t *testing.T, got []allocator.Grant, want ...string) {
 }
 
 func TestNoDemandNoGrant(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 4, 4096))
 	expect(t, a.Allocate(t0))
 }
 
 func TestDemandIsServedByTheUnitAndNoMore(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 4, 4096))
 	a.SetAgent(agent("a2", 4, 4096))
 	a.SetDemands("f", "*", []fleet.Demand{demand("d", 3, need(1, 512))})
@@ -82,7 +82,7 @@ func TestDemandIsServedByTheUnitAndNoMore(t *testing.T) {
 // 9 CPUs and 18 GB; user A's tasks take 1 CPU and 4 GB, B's 3 CPUs and 1 GB.
 // DRF gives A three tasks and B two.
 func TestDominantShareFairness(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 9, 18))
 	a.SetDemands("A", "x", []fleet.Demand{{Name: "a", Role: "x", Need: need(1, 4), Count: 100}})
 	a.SetDemands("B", "y", []fleet.Demand{{Name: "b", Role: "y", Need: need(3, 1), Count: 100}})
@@ -91,7 +91,7 @@ func TestDominantShareFairness(t *testing.T) {
 
 // The same example inside one role: there the frameworks compete.
 func TestDominantShareFairnessInARole(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 9, 18))
 	a.SetDemands("A", "*", []fleet.Demand{demand("a", 100, need(1, 4))})
 	a.SetDemands("B", "*", []fleet.Demand{demand("b", 100, need(3, 1))})
@@ -99,7 +99,7 @@ func TestDominantShareFairnessInARole(t *testing.T) {
 }
 
 func TestWeightsScaleShares(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 9, 9))
 	a.SetWeight("y", fleet.Whole(2))
 	a.SetDemands("A", "x", []fleet.Demand{{Name: "a", Role: "x", Need: need(1, 1), Count: 100}})
@@ -108,7 +108,7 @@ func TestWeightsScaleShares(t *testing.T) {
 }
 
 func TestStandingDemandTakesTurnsOnWholeAgents(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	for i := range 4 {
 		a.SetAgent(agent(fmt.Sprintf("a%d", i), 2, 1024))
 	}
@@ -120,29 +120,29 @@ func TestStandingDemandTakesTurnsOnWholeAgents(t *testing.T) {
 }
 
 func TestFilterHoldsUntilItEnds(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 2, 1024))
 	a.SetStanding("f", "*", true)
 	g := a.Allocate(t0)[0]
-	a.Refuse(g.Framework, g.Role, g.Agent, g.Resources, t0.Add(5*time.Second))
+	a.Refuse(t0, g.Framework, g.Role, g.Agent, g.Resources, 5*time.Second)
 	a.Recover(g.Framework, g.Role, g.Agent, g.Resources, true)
 	expect(t, a.Allocate(t0.Add(4*time.Second)))
 	expect(t, a.Allocate(t0.Add(5*time.Second)), "f/* a1 cpus:2;mem:1024")
 }
 
 func TestReviveEndsFilters(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 2, 1024))
 	a.SetStanding("f", "*", true)
 	g := a.Allocate(t0)[0]
-	a.Refuse(g.Framework, g.Role, g.Agent, g.Resources, t0.Add(time.Hour))
+	a.Refuse(t0, g.Framework, g.Role, g.Agent, g.Resources, time.Hour)
 	a.Recover(g.Framework, g.Role, g.Agent, g.Resources, true)
 	a.SetStanding("f", "*", true)
 	expect(t, a.Allocate(t0), "f/* a1 cpus:2;mem:1024")
 }
 
 func TestWorkWithoutGPUsLeavesGPUMachinesAlone(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("gpu", 8, 8192, dev("GPU-1", 49140)))
 	a.SetAgent(agent("plain", 2, 8192))
 	a.SetDemands("f", "*", []fleet.Demand{demand("d", 3, need(1, 512))})
@@ -150,7 +150,7 @@ func TestWorkWithoutGPUsLeavesGPUMachinesAlone(t *testing.T) {
 }
 
 func TestSingleGPUsArePackedAndSmallestTaken(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("big", 8, 8192, dev("GPU-1", 24000), dev("GPU-2", 24000), dev("GPU-3", 24000), dev("GPU-4", 24000)))
 	a.SetAgent(agent("small", 8, 8192, dev("GPU-8", 49140), dev("GPU-9", 24000)))
 	one := need(1, 512)
@@ -164,7 +164,7 @@ func TestSingleGPUsArePackedAndSmallestTaken(t *testing.T) {
 }
 
 func TestSettleOpensTheDemandAgain(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("a1", 2, 1024))
 	a.SetDemands("f", "*", []fleet.Demand{demand("d", 1, need(1, 512))})
 	g := a.Allocate(t0)[0]
@@ -174,7 +174,7 @@ func TestSettleOpensTheDemandAgain(t *testing.T) {
 }
 
 func TestWhyNot(t *testing.T) {
-	a := allocator.New()
+	a := allocator.New(allocator.Options{})
 	a.SetAgent(agent("busy", 4, 4096))
 	off := agent("off", 64, 65536)
 	off.Inactive = "disconnected"
@@ -206,7 +206,7 @@ func TestWhyNot(t *testing.T) {
 // recovered can be granted again.
 func TestNothingIsOversold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a := allocator.New()
+		a := allocator.New(allocator.Options{})
 		totals := map[fleet.AgentID]fleet.Resources{}
 		for i := range rapid.IntRange(1, 5).Draw(t, "agents") {
 			var devs []gpu.Device
@@ -236,7 +236,7 @@ func TestNothingIsOversold(t *testing.T) {
 					held = slices.Delete(held, i, i+1)
 					a.Settle(g.Framework, g.Role, g.Demand, g.Units)
 					if rapid.Bool().Draw(t, "refuse") {
-						a.Refuse(g.Framework, g.Role, g.Agent, g.Resources, now.Add(3*time.Second))
+						a.Refuse(now, g.Framework, g.Role, g.Agent, g.Resources, 3*time.Second)
 					}
 					a.Recover(g.Framework, g.Role, g.Agent, g.Resources, true)
 				}
@@ -271,7 +271,7 @@ func BenchmarkRound(b *testing.B) {
 	for _, s := range []struct{ agents, frameworks int }{{1000, 100}, {10000, 1000}} {
 		for _, kind := range []string{"standing", "demand"} {
 			b.Run(fmt.Sprintf("agents=%d/frameworks=%d/%s", s.agents, s.frameworks, kind), func(b *testing.B) {
-				a := allocator.New()
+				a := allocator.New(allocator.Options{})
 				for i := range s.agents {
 					a.SetAgent(agent(fmt.Sprintf("agent-%05d", i), 24, 4096))
 				}

@@ -2,301 +2,368 @@ package allocator
 
 import (
 	"cmp"
-	"container/heap"
 	"slices"
 	"time"
 
-	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
-// Allocate runs one round and returns the grants in the order they were made.
-// The role with the lowest share goes next, in it the framework with the
-// lowest, one unit of demand at a time, until nobody can be served: the
-// progressive filling of dominant-resource fairness.
+// stage is a pass of a round: first the roles whose guarantee is open get what
+// it covers, then all roles share the rest.
+type stage int
+
+const (
+	guarantees stage = iota + 1
+	fairShare
+)
+
+// Allocate runs a round over what has changed since the last one: agents that
+// may have more to give are tried by everybody, and clients that want more try
+// all agents. It returns the grants in the order they were made.
 func (a *Allocator) Allocate(now time.Time) []Grant {
 	a.expire(now)
-	all, changed := a.candidates()
-	roles := a.queue(split(all), split(changed))
-	var grants []Grant
-	last := map[grantKey]int{}
-	for len(roles.items) > 0 {
-		ro := roles.items[0]
-		q := ro.clients.items[0]
-		g, ok := a.serve(q)
-		if !ok {
-			if heap.Pop(&ro.clients); len(ro.clients.items) == 0 {
-				heap.Pop(&roles)
-			}
-			continue
+	if a.spareGrew {
+		a.spareGrew = false
+		for c := range a.held {
+			a.retry(c)
 		}
-		q.share = q.client.dominant(&a.total)
-		heap.Fix(&ro.clients, 0)
-		ro.share = ro.role.dominant(&a.total)
-		heap.Fix(&roles, 0)
-		grants = merge(grants, last, g)
+		clear(a.held)
 	}
+	changed := make([]*agent, 0, len(a.changed))
+	for _, ag := range a.changed {
+		ag.changed = false
+		if ag.worthTrying() && a.agents[ag.ID] == ag {
+			changed = append(changed, ag)
+		}
+	}
+	a.changed = a.changed[:0]
+	var all []*agent
+	if a.triesAll() {
+		all = a.worthTrying(a.agents)
+	}
+	return a.ran(now, a.round(changed, all))
+}
+
+// Batch runs a round over all agents and clients, as Mesos does at every
+// allocation interval.
+func (a *Allocator) Batch(now time.Time) []Grant {
+	a.expire(now)
+	for _, ag := range a.changed {
+		ag.changed = false
+	}
+	a.changed = a.changed[:0]
+	a.spareGrew = false
+	clear(a.held)
+	return a.ran(now, a.round(a.worthTrying(a.agents), nil))
+}
+
+// ran ends a round that has seen everything there was to see.
+func (a *Allocator) ran(now time.Time, grants []Grant) []Grant {
+	a.runs++
+	for c := range a.dirty {
+		c.dirty = false
+	}
+	clear(a.dirty)
+	a.expire(now)
 	return grants
 }
 
+// Over runs a round over some agents and all clients. What has changed
+// elsewhere waits for the next Allocate or Batch.
+func (a *Allocator) Over(now time.Time, ids ...fleet.AgentID) []Grant {
+	a.expire(now)
+	agents := map[fleet.AgentID]*agent{}
+	for _, id := range ids {
+		if ag := a.agents[id]; ag != nil {
+			agents[id] = ag
+		}
+	}
+	return a.round(a.worthTrying(agents), nil)
+}
+
+func (*Allocator) worthTrying(agents map[fleet.AgentID]*agent) []*agent {
+	list := []*agent{}
+	for _, ag := range agents {
+		if ag.worthTrying() {
+			list = append(list, ag)
+		}
+	}
+	return list
+}
+
+func (ag *agent) worthTrying() bool { return ag.Inactive == "" && !ag.free.IsZero() }
+
+// triesAll reports whether a client has reason to look at agents that have not
+// changed.
+func (a *Allocator) triesAll() bool {
+	for c := range a.dirty {
+		if c.wants() {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *client) wants() bool {
+	return c.standing || slices.ContainsFunc(c.demands, func(d *demand) bool { return d.open() > 0 })
+}
+
+// before orders agents without GPUs first, so that work that needs none leaves
+// GPU machines alone, and among them those with the fewest grants. (Not cmp.Or:
+// that would compare the ids of every pair.)
+func before(x, y *agent) int {
+	if c := cmp.Compare(len(x.Capacity.Total.GPUs), len(y.Capacity.Total.GPUs)); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(x.held, y.held); c != 0 {
+		return c
+	}
+	return cmp.Compare(x.ID, y.ID)
+}
+
+// round is one round under way.
+type round struct {
+	*Allocator
+	id     uint64
+	stage  stage
+	number uint64
+	// changed agents are for everybody, all of them for clients that are dirty.
+	changed, all [tiers]*list
+	// tier and pos are where standing demands go on.
+	tier, pos int
+	searches  map[*client][]*search
+	grants    []Grant
+	last      map[grantKey]int
+	charges   []charge
+}
+
 type grantKey struct {
-	framework fleet.FrameworkID
-	role      fleet.Role
-	agent     fleet.AgentID
-	demand    string
+	client *client
+	agent  *agent
+	demand string
 }
 
-// merge joins units of one demand on one agent into one grant.
-func merge(grants []Grant, last map[grantKey]int, g Grant) []Grant {
-	k := grantKey{g.Framework, g.Role, g.Agent, g.Demand}
-	if i, ok := last[k]; ok && g.Demand != "" {
-		grants[i].Resources = grants[i].Resources.Add(g.Resources)
-		grants[i].Units += g.Units
-		return grants
+// charge is an allocation that the shares do not show yet.
+type charge struct {
+	client *client
+	amount vector
+}
+
+// round serves the client with the lowest share until nobody can be served:
+// the progressive filling of dominant-resource fairness. A client with a
+// demand is given one unit of it at a time. When it is a standing client's
+// turn, the next agent is divided among all standing clients in their order,
+// as Mesos does; usually the first one takes it whole.
+func (a *Allocator) round(changed, all []*agent) []Grant {
+	if len(changed)+len(all) == 0 {
+		return nil
 	}
-	last[k] = len(grants)
-	return append(grants, g)
-}
-
-// queued is a client in a round with the agents it may still try.
-type queued struct {
-	client  *client
-	share   share
-	agents  [2]*list
-	tier    int // where a standing demand goes on
-	pos     int
-	demands []*search
-}
-
-// list is a run of agents that all clients of a round walk. Agents with
-// nothing left are jumped over, so that a thousand clients do not each walk
-// past what the first of them took.
-type list struct {
-	agents []*agent
-	skip   []int32 // from each place, where the walk goes on
-}
-
-// split makes two lists: agents without GPUs, and those with.
-func split(agents []*agent) [2]*list {
-	plain, _ := slices.BinarySearchFunc(agents, 1, func(ag *agent, n int) int {
-		return cmp.Compare(len(ag.Capacity.Total.GPUs), n)
-	})
-	return [2]*list{newList(agents[:plain]), newList(agents[plain:])}
-}
-
-func newList(agents []*agent) *list {
-	l := &list{agents: agents, skip: make([]int32, len(agents)+1)}
-	for i := range l.skip {
-		l.skip[i] = int32(i)
+	a.rounds++
+	n := max(len(changed), len(all))
+	r := &round{Allocator: a, id: a.rounds, last: make(map[grantKey]int, n), grants: make([]Grant, 0, n)}
+	for _, ag := range changed {
+		ag.fresh = r.id
 	}
-	return l
+	slices.SortFunc(changed, before)
+	r.changed = split(changed)
+	r.all = r.changed
+	if all != nil {
+		slices.SortFunc(all, before)
+		r.all = split(all)
+	}
+	if a.guarantees > 0 && !a.needed.isZero() {
+		r.fill(guarantees)
+	}
+	r.fill(fairShare)
+	return r.grants
 }
 
-// from returns the first place at or after i whose agent has something left,
-// or the length of the list. Paths are halved as they are walked.
-func (l *list) from(i int) int {
-	for i < len(l.agents) {
-		if j := int(l.skip[i]); j != i {
-			l.skip[i] = l.skip[j]
-			i = j
+func (r *round) fill(s stage) {
+	r.rounds++
+	r.stage, r.number, r.tier, r.pos = s, r.rounds, 0, 0
+	r.searches = map[*client][]*search{}
+	for {
+		ro := r.nextRole()
+		if ro == nil {
+			return
+		}
+		n := ro.sorter.first(r.number)
+		if n == nil {
+			ro.leaf.done = r.number
 			continue
 		}
-		if !l.agents[i].free.IsZero() {
-			return i
+		if c := n.owner.(*client); !r.serve(c) {
+			n.done = r.number
 		}
-		l.skip[i] = int32(i + 1)
+		r.settle()
 	}
-	return i
 }
 
-// search walks the agents for one demand. Work without GPUs is spread, one
-// unit per agent and lap, first over the machines without GPUs (tier 0). Work
-// with GPUs fills one machine before the next, beginning with those that have
-// few, so that large machines stay whole for large tasks.
-type search struct {
-	demand *demand
-	agents [2]*list
-	tier   int
-	pos    int
-	served bool // in this lap
-}
-
-type queuedRole struct {
-	role    *role
-	share   share
-	clients clientHeap
-}
-
-func (a *Allocator) queue(all, changed [2]*list) roleHeap {
-	var roles roleHeap
-	for _, ro := range a.roles {
-		qr := &queuedRole{role: ro, share: ro.dominant(&a.total)}
-		for _, c := range ro.clients {
-			agents := changed
-			if c.dirty {
-				agents, c.dirty = all, false
-			}
-			if q := newQueued(c, agents); q != nil {
-				q.share = c.dominant(&a.total)
-				qr.clients.items = append(qr.clients.items, q)
-			}
+func (r *round) nextRole() *role {
+	for {
+		n := r.sorter.first(r.number)
+		if n == nil {
+			return nil
 		}
-		if len(qr.clients.items) > 0 {
-			heap.Init(&qr.clients)
-			roles.items = append(roles.items, qr)
+		ro := n.owner.(*role)
+		if r.stage == fairShare || ro.account.hasOpen() {
+			return ro
 		}
+		n.done = r.number
 	}
-	heap.Init(&roles)
-	return roles
 }
 
-func newQueued(c *client, agents [2]*list) *queued {
-	if len(agents[0].agents)+len(agents[1].agents) == 0 {
-		return nil
+// serve gives the client one more grant, or takes its turn at the next agent
+// for all standing clients. It reports false when the client is done.
+func (r *round) serve(c *client) bool {
+	if len(c.demands) > 0 && r.serveDemand(c) {
+		return true
 	}
-	q := &queued{client: c, agents: agents}
-	for _, d := range c.demands {
-		if d.open() > 0 {
-			s := &search{demand: d, agents: agents}
-			if d.Need.GPU.Count > 0 {
-				s.tier = 1
-			}
-			q.demands = append(q.demands, s)
-		}
+	if !c.standing {
+		return false
 	}
-	if len(q.demands) == 0 && !c.standing {
-		return nil
+	ag := r.nextAgent()
+	if ag == nil {
+		return false
 	}
-	return q
+	r.divide(ag)
+	return true
 }
 
-// serve gives the client one more grant, or says that nothing fits.
-func (a *Allocator) serve(q *queued) (Grant, bool) {
-	for len(q.demands) > 0 {
-		s := q.demands[0]
-		if ag := s.next(q.client); ag != nil {
-			res := take(ag, s.demand.Need)
-			s.demand.offered++
-			return a.grant(q.client, ag, res, s.demand.Name), true
-		}
-		q.demands = q.demands[1:]
+// settle brings the shares up to date.
+func (r *round) settle() {
+	for i := range r.charges {
+		r.charge(r.charges[i].client, &r.charges[i].amount)
 	}
-	for ; q.client.standing && q.tier < len(q.agents); q.tier, q.pos = q.tier+1, 0 {
-		l := q.agents[q.tier]
-		for q.pos = l.from(q.pos); q.pos < len(l.agents); q.pos = l.from(q.pos + 1) {
-			ag := l.agents[q.pos]
-			if (ag.free.CPUs >= minimum.cpus || ag.free.Mem >= minimum.mem) && !q.client.filtered(ag, ag.free) {
-				return a.grant(q.client, ag, ag.free, ""), true
-			}
-		}
-	}
-	return Grant{}, false
+	r.charges = r.charges[:0]
 }
 
-func (a *Allocator) grant(c *client, ag *agent, res fleet.Resources, demand string) Grant {
-	c.take(res)
-	a.roles[c.role].take(res)
-	ag.used = ag.used.Add(res)
-	ag.free = ag.Capacity.Total.Sub(ag.used)
-	ag.held++
-	g := Grant{Framework: c.framework, Role: c.role, Agent: ag.ID, Resources: res, Demand: demand}
-	if demand != "" {
-		g.Units = 1
-	}
-	return g
-}
-
-// next finds the next agent that can hold one more unit, nil when none can.
-func (s *search) next(c *client) *agent {
-	if s.demand.open() <= 0 {
-		return nil
-	}
-	for ; s.tier < len(s.agents); s.tier, s.pos, s.served = s.tier+1, 0, false {
-		l := s.agents[s.tier]
-		for {
-			for s.pos = l.from(s.pos); s.pos < len(l.agents); s.pos = l.from(s.pos) {
-				ag := l.agents[s.pos]
-				if c.admits(ag, s.demand.Need) {
-					s.served = true
-					if s.demand.Need.GPU.Count == 0 {
-						s.pos++
-					}
-					return ag
-				}
-				s.pos++
-			}
-			if !s.served {
-				break
-			}
-			s.pos, s.served = 0, false // another lap
+// nextAgent is the next one for standing clients.
+func (r *round) nextAgent() *agent {
+	for ; r.tier < tiers; r.tier, r.pos = r.tier+1, 0 {
+		l := r.all[r.tier]
+		if r.pos = l.from(r.pos); r.pos < len(l.agents) {
+			r.pos++
+			return l.agents[r.pos-1]
 		}
 	}
 	return nil
 }
 
-// admits reports whether one unit fits on the agent and is not filtered there.
-func (c *client) admits(ag *agent, n fleet.Need) bool {
-	if lacking(ag, n, ag.free) != nothing {
+// divide gives an agent to the standing clients that may have it, in their
+// order; what the first one leaves the next may take.
+func (r *round) divide(ag *agent) {
+	fresh := ag.fresh == r.id
+	r.sorter.walk(r.number, func(n *node) bool {
+		ro := n.owner.(*role)
+		if r.stage == guarantees && !ro.account.hasOpen() {
+			return true
+		}
+		ro.sorter.walk(r.number, func(n *node) bool {
+			c := n.owner.(*client)
+			if c.standing && (fresh || c.dirty) {
+				if res, ok := r.offer(c, ag); ok {
+					r.grant(c, ag, res, "")
+				}
+			}
+			return !ag.free.IsZero()
+		})
+		return !ag.free.IsZero()
+	})
+}
+
+// offer is what a standing client may be given of an agent: all it can use and
+// quota permits.
+func (r *round) offer(c *client, ag *agent) (fleet.Resources, bool) {
+	if c.excludes(ag, r.opt.ShowGPUs) != "" {
+		return fleet.Resources{}, false
+	}
+	res := r.cut(c, ag.free.Flat(), r.stage)
+	if r.stage == guarantees {
+		if v := r.names.flat(&res); !c.role.account.covers(&v) {
+			return fleet.Resources{}, false
+		}
+	}
+	for _, p := range ag.free.Parts {
+		// A guarantee brings along what is the role's very own; what is above it
+		// belongs to others, too, and is shared fairly.
+		own := p.Class.Role() == c.role.name || p.Class.Role() == ""
+		if c.mayUse(p.Class) && (r.stage == fairShare || own) {
+			res.Parts = append(res.Parts, p)
+		}
+	}
+	if !r.enough(c, &res) || ag.blocks(c, res) {
+		return fleet.Resources{}, false
+	}
+	return res, true
+}
+
+// enough reports whether an offer is worth making.
+func (r *round) enough(c *client, res *fleet.Resources) bool {
+	if res.IsZero() {
 		return false
 	}
-	if len(c.filters) == 0 {
+	if len(c.min) == 0 {
 		return true
 	}
-	return !c.filtered(ag, take(ag, n))
-}
-
-func (c *client) filtered(ag *agent, res fleet.Resources) bool {
-	f, ok := c.filters[ag.ID]
-	return ok && f.refused.Contains(res)
-}
-
-// take chooses the resources of one unit on an agent where it fits. Of the
-// GPUs that will do it takes those with the least memory.
-func take(ag *agent, n fleet.Need) fleet.Resources {
-	r := fleet.Resources{CPUs: n.CPUs, Mem: n.Mem, Disk: n.Disk}
-	if n.GPU.Count == 0 {
-		return r
+	v := r.names.all(res)
+	for _, alternative := range c.min {
+		ok := true
+		for _, q := range alternative {
+			ok = ok && v.at(r.names.of(q.Name)) >= int64(q.Amount)
+		}
+		if ok {
+			return true
+		}
 	}
-	ids := matching(ag, n.GPU, ag.free.GPUs)
-	slices.SortFunc(ids, func(x, y gpu.UUID) int {
-		return cmp.Or(cmp.Compare(ag.devices[x].MemoryMB, ag.devices[y].MemoryMB), cmp.Compare(x, y))
-	})
-	r.GPUs = fleet.SortGPUs(slices.Clone(ids[:n.GPU.Count]))
-	return r
+	return false
 }
 
-// Heaps: lower share, then fewer grants, then the lower name (Mesos's order).
-
-type clientHeap struct{ items []*queued }
-
-func (h clientHeap) Len() int { return len(h.items) }
-func (h clientHeap) Less(i, j int) bool {
-	x, y := h.items[i], h.items[j]
-	return cmp.Or(x.share.compare(y.share), cmp.Compare(x.client.count, y.client.count),
-		cmp.Compare(x.client.framework, y.client.framework)) < 0
-}
-func (h clientHeap) Swap(i, j int) { h.items[i], h.items[j] = h.items[j], h.items[i] }
-func (h *clientHeap) Push(x any)   { h.items = append(h.items, x.(*queued)) }
-func (h *clientHeap) Pop() any {
-	n := len(h.items) - 1
-	x := h.items[n]
-	h.items = h.items[:n]
-	return x
+// mayUse reports whether a class of resources is for the client.
+func (c *client) mayUse(k fleet.Class) bool {
+	f := c.framework
+	if k.Revocable && !f.revocable || len(k.Reserved) > 1 && !f.refines && !f.anything {
+		return false
+	}
+	return len(k.Reserved) == 0 || c.role.name.Descends(k.Role())
 }
 
-type roleHeap struct{ items []*queuedRole }
-
-func (h roleHeap) Len() int { return len(h.items) }
-func (h roleHeap) Less(i, j int) bool {
-	x, y := h.items[i], h.items[j]
-	return cmp.Or(x.share.compare(y.share), cmp.Compare(x.role.count, y.role.count),
-		cmp.Compare(x.role.name, y.role.name)) < 0
+// excludes says why a client gets no offers of an agent, whatever is free.
+func (c *client) excludes(ag *agent, showGPUs bool) string {
+	switch {
+	case ag.hasGPUs && !showGPUs && !c.framework.gpus && !c.framework.anything:
+		return "has GPUs, and the framework does not have the capability GPU_RESOURCES"
+	case c.match != nil && !c.match(&ag.Agent):
+		return "does not meet the framework's offer constraints"
+	}
+	return ""
 }
-func (h roleHeap) Swap(i, j int) { h.items[i], h.items[j] = h.items[j], h.items[i] }
-func (h *roleHeap) Push(x any)   { h.items = append(h.items, x.(*queuedRole)) }
-func (h *roleHeap) Pop() any {
-	n := len(h.items) - 1
-	x := h.items[n]
-	h.items = h.items[:n]
-	return x
+
+// grant gives resources to a client. The shares follow with settle, so that an
+// order that is being walked holds still.
+func (r *round) grant(c *client, ag *agent, res fleet.Resources, demand string) {
+	flat := r.names.flat(&res)
+	r.consume(c.role.account, &flat, 1)
+	r.take(c, ag, res)
+	r.available.add(&flat, -1)
+	ag.free = ag.Capacity.Total.Sub(ag.used)
+	all := flat
+	if len(res.Parts) > 0 {
+		all = r.names.all(&res)
+	}
+	r.charges = append(r.charges, charge{c, all})
+	g := Grant{Framework: c.framework.info.ID, Role: c.role.name, Agent: ag.ID, Resources: res, Demand: demand}
+	if demand != "" {
+		g.Units = 1
+	}
+	k := grantKey{c, ag, demand}
+	if i, ok := r.last[k]; ok {
+		// One offer, however many units, or stages, it was made of.
+		r.grants[i].Resources = r.grants[i].Resources.Add(res)
+		r.grants[i].Units += g.Units
+		ag.held--
+		return
+	}
+	r.last[k] = len(r.grants)
+	r.grants = append(r.grants, g)
 }

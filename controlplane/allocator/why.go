@@ -23,9 +23,10 @@ type Refusal struct {
 // hold it even if all of its resources were free.
 func (a *Allocator) Why(now time.Time, f fleet.FrameworkID, r fleet.Role, n fleet.Need) (refusals []Refusal, never bool) {
 	c := a.client(f, r)
+	defer a.prune(c)
 	never = true
 	for _, ag := range a.agents {
-		if lacking(ag, n, ag.Capacity.Total) == nothing {
+		if lacking(ag, n, c.usable(ag.Capacity.Total)) == nothing {
 			never = false
 		}
 		if reason := a.reason(now, c, ag, n); reason != "" {
@@ -40,14 +41,51 @@ func (a *Allocator) reason(now time.Time, c *client, ag *agent, n fleet.Need) st
 	if ag.Inactive != "" {
 		return ag.Inactive
 	}
-	if l := lacking(ag, n, ag.Capacity.Total); l != nothing {
-		return l.text(ag, n, ag.Capacity.Total)
+	if text := c.excludes(ag, a.opt.ShowGPUs); text != "" {
+		return text
 	}
-	if l := lacking(ag, n, ag.free); l != nothing {
-		return l.text(ag, n, ag.free) + ": the rest is in use"
+	total, free := c.usable(ag.Capacity.Total), c.usable(ag.free)
+	if l := lacking(ag, n, total); l != nothing {
+		text := l.text(ag, n, total)
+		if lacking(ag, n, ag.Capacity.Total.Total()) == nothing {
+			text += ": the rest is reserved for other roles"
+		}
+		return text
 	}
-	if f, ok := c.filters[ag.ID]; ok && now.Before(f.until) && c.filtered(ag, take(ag, n)) {
-		return fmt.Sprintf("declined, offered again in %v", f.until.Sub(now).Round(time.Second))
+	if l := lacking(ag, n, free); l != nothing {
+		return l.text(ag, n, free) + ": the rest is in use"
+	}
+	res, ok := choose(ag, n, free)
+	if !ok {
+		return "what is free there lies in parts that cannot be joined"
+	}
+	if text := a.withheld(c, &res); text != "" {
+		return text
+	}
+	for _, f := range ag.filters[c] {
+		if f.refused.Contains(res) {
+			return fmt.Sprintf("declined, offered again in %v", max(0, f.until.Sub(now)).Round(time.Second))
+		}
+	}
+	return ""
+}
+
+// withheld says how quota keeps a client from resources that are free.
+func (a *Allocator) withheld(c *client, res *fleet.Resources) string {
+	acc, v := c.role.account, a.names.flat(res)
+	for _, name := range sorted(a.names.number) {
+		i := a.names.number[name]
+		n := v.at(i)
+		if n == 0 {
+			continue
+		}
+		if at := acc.limiting(i, n); at != nil {
+			return fmt.Sprintf("role %s is at its quota: it may have %v %s and holds %v",
+				at.role, fleet.Scalar(at.limit.at(i)), name, fleet.Scalar(at.consumed.at(i)))
+		}
+		if beyond := n - min(n, acc.open(i)); beyond > a.spare(i) {
+			return fmt.Sprintf("what is free of %s is held back for guarantees of other roles", name)
+		}
 	}
 	return ""
 }
@@ -63,7 +101,7 @@ const (
 	site
 	otherAgent
 	label
-	gpus
+	tooFewGPUs
 	gpuModel
 )
 
@@ -71,6 +109,9 @@ const (
 // every agent and open demand, so the cheap comparisons come first and no text
 // is made.
 func lacking(ag *agent, n fleet.Need, have fleet.Resources) lack {
+	if len(have.Parts) > 0 {
+		have = have.Total()
+	}
 	switch {
 	case have.CPUs < n.CPUs:
 		return cpus
@@ -83,7 +124,7 @@ func lacking(ag *agent, n fleet.Need, have fleet.Resources) lack {
 	case n.Agent != "" && n.Agent != ag.ID:
 		return otherAgent
 	case len(have.GPUs) < n.GPU.Count:
-		return gpus
+		return tooFewGPUs
 	}
 	for k, v := range n.Labels {
 		if ag.Labels[k] != v {
@@ -97,6 +138,7 @@ func lacking(ag *agent, n fleet.Need, have fleet.Resources) lack {
 }
 
 func (l lack) text(ag *agent, n fleet.Need, have fleet.Resources) string {
+	have = have.Total()
 	switch l {
 	case cpus:
 		return fmt.Sprintf("not enough cpus: needs %v, has %v", n.CPUs, have.CPUs)
@@ -114,7 +156,7 @@ func (l lack) text(ag *agent, n fleet.Need, have fleet.Resources) string {
 				return fmt.Sprintf("has no label %s=%s", k, n.Labels[k])
 			}
 		}
-	case gpus:
+	case tooFewGPUs:
 		return fmt.Sprintf("not enough GPUs: needs %d, has %d", n.GPU.Count, len(have.GPUs))
 	case gpuModel:
 		var like []string

@@ -205,10 +205,11 @@ func (r *Run) place(o fleet.Offer) []fleet.Launch {
 	return out
 }
 
-// unit takes one unit of a need out of what is left of an offer.
+// unit takes one unit of a need out of what is left of an offer: what is
+// reserved for the role first.
 func unit(o fleet.Offer, left fleet.Resources, n fleet.Need) (fleet.Resources, bool) {
 	res := fleet.Resources{CPUs: n.CPUs, Mem: n.Mem, Disk: n.Disk}
-	if !left.Contains(res) || n.Site != "" && n.Site != o.Site || n.Agent != "" && n.Agent != o.Agent {
+	if n.Site != "" && n.Site != o.Site || n.Agent != "" && n.Agent != o.Agent {
 		return res, false
 	}
 	for k, v := range n.Labels {
@@ -216,11 +217,14 @@ func unit(o fleet.Offer, left fleet.Resources, n fleet.Need) (fleet.Resources, b
 			return res, false
 		}
 	}
+	gpus := left.Total().GPUs
 	for _, d := range o.Devices {
-		if _, free := slices.BinarySearch(left.GPUs, d.UUID); free && len(res.GPUs) < n.GPU.Count && n.GPU.Accepts(d) {
+		if _, free := slices.BinarySearch(gpus, d.UUID); free && len(res.GPUs) < n.GPU.Count && n.GPU.Accepts(d) {
 			res.GPUs = append(res.GPUs, d.UUID)
 		}
 	}
-	fleet.SortGPUs(res.GPUs)
-	return res, len(res.GPUs) == n.GPU.Count
+	if fleet.SortGPUs(res.GPUs); len(res.GPUs) < n.GPU.Count {
+		return res, false
+	}
+	return left.Pick(res)
 }

@@ -13,7 +13,7 @@ import (
 // refreshAgent tells the allocator what an agent is now.
 func (l *Leader) refreshAgent(id fleet.AgentID) {
 	rec, a := l.st.Agents[id], l.agents[id]
-	n := allocator.Agent{ID: id, Site: rec.Site, Labels: rec.Labels, Capacity: rec.Capacity}
+	n := allocator.Agent{ID: id, Hostname: rec.Hostname, Site: rec.Site, Labels: rec.Labels, Capacity: rec.Capacity}
 	switch {
 	case rec.Revoked:
 		n.Inactive = "revoked"

@@ -3,6 +3,7 @@ package leader
 import (
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -177,6 +178,8 @@ type Config struct {
 	UnreachableAfter time.Duration
 	// Interval between allocation rounds that nothing else starts; 1 s.
 	Interval time.Duration
+	// Allocator holds the fleet's policy.
+	Allocator allocator.Options
 }
 
 func (c Config) withDefaults() Config {

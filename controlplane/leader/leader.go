@@ -68,7 +68,7 @@ type offerState struct {
 // leader keeps and moves on. Everything held is charged before the first round.
 func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 	l := &Leader{
-		cfg: cfg.withDefaults(), term: term, st: st, alloc: allocator.New(),
+		cfg: cfg.withDefaults(), term: term, st: st, alloc: allocator.New(cfg.Allocator),
 		agents: map[fleet.AgentID]*agentState{}, subs: map[fleet.FrameworkID]bool{},
 		offers: map[fleet.OfferID]*offerState{}, launching: map[fleet.TaskID]launching{},
 		changed: map[fleet.AgentID]bool{},
@@ -221,8 +221,9 @@ func (l *Leader) newOffer(now time.Time, g allocator.Grant) fleet.Offer {
 		Site: rec.Site, Hostname: rec.Hostname, Labels: rec.Labels,
 		Resources: g.Resources, Expires: now.Add(l.cfg.OfferTimeout),
 	}
+	gpus := g.Resources.Total().GPUs
 	for _, d := range rec.Capacity.Devices {
-		if _, ok := slices.BinarySearch(g.Resources.GPUs, d.UUID); ok {
+		if _, ok := slices.BinarySearch(gpus, d.UUID); ok {
 			o.Devices = append(o.Devices, d)
 		}
 	}

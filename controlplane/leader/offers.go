@@ -47,7 +47,7 @@ func (l *Leader) decline(now time.Time, ev Decline) {
 			continue // it has ended meanwhile
 		}
 		if ev.Filters != nil && ev.Filters.Refuse > 0 {
-			l.alloc.Refuse(o.offer.Framework, o.offer.Role, o.offer.Agent, o.offer.Resources, now.Add(ev.Filters.Refuse))
+			l.alloc.Refuse(now, o.offer.Framework, o.offer.Role, o.offer.Agent, o.offer.Resources, ev.Filters.Refuse)
 		}
 		l.endOffer(id)
 	}
