@@ -47,6 +47,26 @@ func (s *State) Apply(_ uint64, c Command) Result {
 	case c.DropReplica != nil:
 		delete(s.Replicas, c.DropReplica.ID)
 		return Result{}
+	case c.Acknowledge != nil:
+		return s.acknowledge(c.Time, c.Acknowledge)
+	case c.LaunchGroup != nil:
+		return s.launchGroup(c.Time, c.LaunchGroup)
+	case c.PutFramework != nil:
+		return s.putFramework(c.Time, c.PutFramework)
+	case c.Teardown != nil:
+		return s.teardown(c.Time, c.Teardown)
+	case c.SetQuota != nil:
+		return s.setQuota(c.SetQuota)
+	case c.Convert != nil:
+		return s.convert(c.Convert)
+	case c.DrainAgent != nil:
+		return s.drain(c.Time, c.DrainAgent)
+	case c.SetActive != nil:
+		return s.activate(c.SetActive)
+	case c.MarkGone != nil:
+		return s.gone(c.Time, c.MarkGone.Agent)
+	case c.SetMaintenance != nil:
+		return s.maintain(c.SetMaintenance)
 	default:
 		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
 	}
@@ -67,7 +87,11 @@ func (s *State) setRole(c *SetRole) Result {
 	if c.Weight <= 0 || c.Weight > fleet.Whole(1_000_000) {
 		return refuse(Invalid, "weight %v of role %s: use more than 0 and at most 1000000", c.Weight, c.Role)
 	}
-	s.Roles[c.Role] = &Role{Weight: c.Weight}
+	n := Role{Weight: c.Weight}
+	if old := s.Roles[c.Role]; old != nil {
+		n.Quota = old.Quota
+	}
+	s.Roles[c.Role] = &n
 	return Result{}
 }
 

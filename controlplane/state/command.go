@@ -28,6 +28,17 @@ type Command struct {
 	Launch      *Launch
 	Kill        *Kill
 	Observe     *Observe
+
+	PutFramework   *PutFramework
+	Teardown       *Teardown
+	LaunchGroup    *LaunchGroup
+	Acknowledge    *Acknowledge
+	SetQuota       *SetQuota
+	Convert        *Convert
+	DrainAgent     *DrainAgent
+	SetActive      *SetActive
+	MarkGone       *MarkGone
+	SetMaintenance *SetMaintenance
 }
 
 type (
@@ -102,6 +113,9 @@ type (
 		Resources fleet.Resources
 		Spec      fleet.TaskSpec
 		Create    bool
+		// Foreign and Group are the new task's; see Task.
+		Foreign string
+		Group   string
 	}
 	// Kill asks for the end of a task. A second Kill may only shorten the
 	// grace period.
@@ -113,6 +127,59 @@ type (
 	Observe struct {
 		Agent  fleet.AgentID
 		Update fleet.StatusUpdate
+	}
+	// PutFramework admits an outside framework or updates what it says of
+	// itself.
+	PutFramework struct {
+		Info       fleet.FrameworkInfo
+		Suppressed []fleet.Role
+	}
+	// Teardown ends an outside framework and all its tasks.
+	Teardown struct{ ID fleet.FrameworkID }
+	// LaunchGroup launches new tasks on one agent, all or none of them.
+	LaunchGroup struct{ Tasks []Launch }
+	// Acknowledge: the framework has the oldest pending update of a task.
+	Acknowledge struct {
+		Framework fleet.FrameworkID
+		Task      fleet.TaskID
+		Update    fleet.UpdateID
+	}
+	// SetQuota replaces the quota of roles, all or none. Force sets guarantees
+	// beyond what the fleet has.
+	SetQuota struct {
+		Quotas []RoleQuota
+		Force  bool
+	}
+	// RoleQuota is one role's quota.
+	RoleQuota struct {
+		Role  fleet.Role
+		Quota fleet.Quota
+	}
+	// Convert makes or ends dynamic reservations: From becomes To. Framework and
+	// Role are who holds the resources meanwhile, empty for an operator.
+	Convert struct {
+		Agent     fleet.AgentID
+		Framework fleet.FrameworkID
+		Role      fleet.Role
+		From, To  fleet.Resources
+	}
+	// DrainAgent empties an agent.
+	DrainAgent struct {
+		Agent    fleet.AgentID
+		MaxGrace time.Duration
+		MarkGone bool
+	}
+	// SetActive lets an agent have offers, or not.
+	SetActive struct {
+		Agent  fleet.AgentID
+		Active bool
+	}
+	// MarkGone says that an agent will never be back.
+	MarkGone struct{ Agent fleet.AgentID }
+	// SetMaintenance announces when agents will be down; nil takes it back.
+	SetMaintenance struct {
+		Agents []fleet.AgentID
+		Window *fleet.Unavailability
 	}
 )
 

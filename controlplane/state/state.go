@@ -30,6 +30,8 @@ type State struct {
 	// Ended lists tasks that have ended, oldest first; beyond MaxEnded the
 	// oldest are forgotten.
 	Ended []fleet.TaskID
+	// EndedFrameworks lists those that were torn down, oldest first.
+	EndedFrameworks []fleet.FrameworkID
 }
 
 // MaxEnded bounds the ended tasks that are kept.
@@ -64,6 +66,14 @@ type Task struct {
 	Launched   time.Time
 	Ended      time.Time
 	History    []fleet.Status
+	// Foreign is what an outside framework calls it; ids here are unique in the
+	// whole fleet.
+	Foreign string
+	// Group names the tasks that end together when one of them fails.
+	Group string
+	// Pending are the updates that its framework has not acknowledged, oldest
+	// first.
+	Pending []Pending
 }
 
 // Waiting reports whether the task still waits to be placed.
@@ -84,13 +94,7 @@ func (t *Task) Assignment() fleet.Assignment {
 type Role struct {
 	// Weight in thousandths; 1000 is the default weight of 1.
 	Weight fleet.Scalar
-}
-
-// Framework is a scheduler known to the control plane.
-type Framework struct {
-	ID    fleet.FrameworkID
-	Name  string
-	Roles []fleet.Role
+	Quota  fleet.Quota
 }
 
 // Replica is one member of the control plane as agents and people know it.
@@ -134,6 +138,7 @@ func (s *State) Clone() *State {
 	c.Tokens = maps.Clone(s.Tokens)
 	c.Revoked = maps.Clone(s.Revoked)
 	c.Ended = slices.Clone(s.Ended)
+	c.EndedFrameworks = slices.Clone(s.EndedFrameworks)
 	return &c
 }
 

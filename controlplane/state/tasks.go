@@ -29,7 +29,7 @@ func (s *State) launch(now time.Time, c *Launch) Result {
 	case c.Create && old != nil:
 		return refuse(Conflict, "task %s exists", c.ID)
 	case c.Create:
-		t = Task{ID: c.ID, Framework: c.Framework, Role: c.Role, Spec: c.Spec, Submitted: now}
+		t = Task{ID: c.ID, Framework: c.Framework, Role: c.Role, Spec: c.Spec, Submitted: now, Foreign: c.Foreign, Group: c.Group}
 	case old == nil || !old.Waiting() || old.Framework != c.Framework:
 		return refuse(Conflict, "task %s does not wait to be placed", c.ID)
 	default:
@@ -99,9 +99,11 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 		s.Tasks[t.ID] = &t
 		return Result{Duplicate: true, Generation: t.Generation}
 	}
+	s.await(&t, u)
 	if u.Status.State.Terminal() {
 		s.Tasks[t.ID] = &t
 		s.end(now, t.ID, u.Status)
+		s.endGroup(now, s.Tasks[t.ID])
 		return Result{Generation: s.Tasks[t.ID].Generation}
 	}
 	t.State, t.Status = u.Status.State, u.Status
@@ -120,6 +122,7 @@ func (s *State) end(now time.Time, id fleet.TaskID, st fleet.Status) {
 		t.Generation = s.bump(t.Agent)
 	}
 	s.Tasks[id] = &t
+	s.settleDrain(now, t.Agent)
 	s.Ended = append(s.Ended, id)
 	for len(s.Ended) > MaxEnded {
 		delete(s.Tasks, s.Ended[0])

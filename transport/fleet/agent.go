@@ -40,6 +40,43 @@ type Agent struct {
 	Revoked      bool
 	// Unreachable since that time; zero while it is not.
 	Unreachable time.Time
+	// Dynamic are the reservations that calls have made; see Total.
+	Dynamic []Part
+	// Deactivated: it gets no offers; its tasks stay.
+	Deactivated bool
+	// Drain is set from the start of a drain until the agent is reactivated.
+	Drain *Drain
+	// Window is when it will be down for maintenance; nil when nothing is planned.
+	Window *Unavailability
+	// Gone since that time, by an operator's word; zero while it is not.
+	Gone time.Time
+}
+
+// Drain is how an agent is emptied.
+type Drain struct {
+	Started time.Time
+	// MaxGrace shortens the grace periods of tasks; 0: each has its own.
+	MaxGrace time.Duration
+	// MarkGone removes the agent from the fleet when it is empty.
+	MarkGone bool
+	// Done is when the last task had ended and was acknowledged; zero before.
+	Done time.Time
+}
+
+// Total is what the agent offers to the pool: what it declares, with dynamic
+// reservations in place. Where it has shrunk below them, they go as far as it
+// reaches.
+func (a *Agent) Total() Resources {
+	total := a.Capacity.Total
+	for _, p := range a.Dynamic {
+		base := p.Class
+		for n := len(base.Reserved); n > 0 && base.Reserved[n-1].Dynamic; n-- {
+			base.Reserved = base.Reserved[:n-1]
+		}
+		there := total.Part(base).overlap(p.Resources)
+		total = total.Sub(there.In(base)).Add(there.In(p.Class))
+	}
+	return total
 }
 
 // Readings is an agent's momentary state: soft, coalesced, never replicated.

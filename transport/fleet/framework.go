@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -93,4 +95,66 @@ const (
 type Unavailability struct {
 	Start    time.Time
 	Duration time.Duration // 0: without end
+}
+
+// Get returns the amount of a name and whether there is one.
+func (q Quantities) Get(name string) (Scalar, bool) {
+	for _, a := range q {
+		if a.Name == name {
+			return a.Amount, true
+		}
+	}
+	return 0, false
+}
+
+// Quantity is how much r has of a name, parts left out: a GPU is one, a disk
+// that is given whole counts as disk.
+func (r Resources) Quantity(name string) Scalar {
+	switch name {
+	case "cpus":
+		return r.CPUs
+	case "mem":
+		return r.Mem
+	case "disk":
+		n := r.Disk
+		for _, m := range r.Mounts {
+			n += m.Size
+		}
+		return n
+	case "gpus":
+		return Whole(int64(len(r.GPUs)))
+	default:
+		return r.Amount(name)
+	}
+}
+
+// CheckQuota reports whether a quota is sound by itself: known names, each
+// once and in order, no guarantee above the limit.
+func CheckQuota(q Quota) error {
+	for _, list := range []Quantities{q.Guarantee, q.Limit} {
+		for i, a := range list {
+			switch a.Name {
+			case "cpus", "mem", "disk", "gpus":
+			default:
+				if err := CheckCustomName(a.Name); err != nil {
+					return err
+				}
+			}
+			if a.Amount < 0 || a.Amount > MaxScalar {
+				return fmt.Errorf("%s %v is out of range", a.Name, a.Amount)
+			}
+			if a.Name == "gpus" && a.Amount%1000 != 0 {
+				return errors.New("gpus: only whole ones exist")
+			}
+			if i > 0 && list[i-1].Name >= a.Name {
+				return fmt.Errorf("%s is named twice, or the names are not in order", a.Name)
+			}
+		}
+	}
+	for _, g := range q.Guarantee {
+		if limit, ok := q.Limit.Get(g.Name); ok && g.Amount > limit {
+			return fmt.Errorf("%v %s are guaranteed and the limit is %v", g.Amount, g.Name, limit)
+		}
+	}
+	return nil
 }

@@ -138,6 +138,14 @@ type TaskSpec struct {
 	Labels    map[string]string
 }
 
+// Grace is the time between TERM and KILL where nobody asks for another.
+func (s *TaskSpec) Grace() time.Duration {
+	if s.KillGrace > 0 {
+		return s.KillGrace
+	}
+	return DefaultKillGrace
+}
+
 // DefaultPIDs bounds a fork bomb without hindering a training job.
 const DefaultPIDs = 4096
 
