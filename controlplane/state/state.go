@@ -22,7 +22,8 @@ type State struct {
 	Roles      map[fleet.Role]*Role
 	Frameworks map[fleet.FrameworkID]*Framework
 	Replicas   map[fleet.ReplicaID]*Replica
-	Operators  map[fleet.OperatorID]*Operator
+	// Principals are those who may use the API, by their ids.
+	Principals map[string]*Principal
 	// Tokens is keyed by the hash of the secret; the secret itself is nowhere.
 	Tokens map[string]*Token
 	// Revoked is keyed by the identity's URI.
@@ -30,6 +31,8 @@ type State struct {
 	// Ended lists tasks that have ended, oldest first; beyond MaxEnded the
 	// oldest are forgotten.
 	Ended []fleet.TaskID
+	// Audit says who asked for what.
+	Audit AuditLog
 }
 
 // MaxEnded bounds the ended tasks that are kept.
@@ -102,12 +105,6 @@ type Replica struct {
 	Joined       time.Time
 }
 
-// Operator is a person or program that may use the API.
-type Operator struct {
-	ID           fleet.OperatorID
-	CertNotAfter time.Time
-}
-
 // New returns the empty state.
 func New() *State {
 	return &State{
@@ -116,7 +113,7 @@ func New() *State {
 		Roles:      map[fleet.Role]*Role{},
 		Frameworks: map[fleet.FrameworkID]*Framework{},
 		Replicas:   map[fleet.ReplicaID]*Replica{},
-		Operators:  map[fleet.OperatorID]*Operator{},
+		Principals: map[string]*Principal{},
 		Tokens:     map[string]*Token{},
 		Revoked:    map[string]time.Time{},
 	}
@@ -130,10 +127,11 @@ func (s *State) Clone() *State {
 	c.Roles = maps.Clone(s.Roles)
 	c.Frameworks = maps.Clone(s.Frameworks)
 	c.Replicas = maps.Clone(s.Replicas)
-	c.Operators = maps.Clone(s.Operators)
+	c.Principals = maps.Clone(s.Principals)
 	c.Tokens = maps.Clone(s.Tokens)
 	c.Revoked = maps.Clone(s.Revoked)
 	c.Ended = slices.Clone(s.Ended)
+	c.Audit = s.Audit.clone()
 	return &c
 }
 
@@ -145,7 +143,7 @@ func (s *State) Normalize() {
 	fill(&s.Roles, e.Roles)
 	fill(&s.Frameworks, e.Frameworks)
 	fill(&s.Replicas, e.Replicas)
-	fill(&s.Operators, e.Operators)
+	fill(&s.Principals, e.Principals)
 	fill(&s.Tokens, e.Tokens)
 	fill(&s.Revoked, e.Revoked)
 }
