@@ -338,7 +338,7 @@ func TestConnectionWithoutCertificate(t *testing.T) {
 		if !two {
 			cfg.NextProtos = []string{pki.ALPNHTTP1}
 		}
-		get := func(path, token string) *http.Response {
+		get := func(path, token string) (status int) {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+addr+path, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -354,7 +354,7 @@ func TestConnectionWithoutCertificate(t *testing.T) {
 			if (resp.ProtoMajor == 2) != two {
 				t.Errorf("it spoke %s", resp.Proto)
 			}
-			return resp
+			return resp.StatusCode
 		}
 		for _, tt := range []struct {
 			path, token string
@@ -362,8 +362,8 @@ func TestConnectionWithoutCertificate(t *testing.T) {
 		}{
 			{"/healthz", "", 200}, {"/v1/tasks", "", 401}, {"/v1/version", "", 401}, {"/v1/tasks", d.tokens["m"], 200}, {"/v1/agents", d.tokens["m"], 403},
 		} {
-			if resp := get(tt.path, tt.token); resp.StatusCode != tt.want {
-				t.Errorf("HTTP/2 %t: %s with %.2q: %d", two, tt.path, tt.token, resp.StatusCode)
+			if got := get(tt.path, tt.token); got != tt.want {
+				t.Errorf("HTTP/2 %t: %s with %.2q: %d", two, tt.path, tt.token, got)
 			}
 		}
 		hc.CloseIdleConnections()
