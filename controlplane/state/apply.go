@@ -13,10 +13,12 @@ import (
 // command changes nothing. A command without a kind panics: it was written by
 // a newer version, and going on without it would split the replicas.
 func (s *State) Apply(_ uint64, c Command) Result {
-	r := s.apply(&c)
-	if c.By != "" {
-		s.record(&c, r)
+	if c.By == "" {
+		return s.apply(&c)
 	}
+	asked := c // the copy is what goes to the heap: launches need none
+	r := s.apply(&asked)
+	s.record(&asked, r)
 	return r
 }
 

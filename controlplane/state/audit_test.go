@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 func by(who string, c state.Command) state.Command {
@@ -137,5 +138,17 @@ func TestAuditTextsAreBounded(t *testing.T) {
 		if n := len(e.By) + len(e.Target) + len(e.Refused) + len(e.Detail); n > 1024 {
 			t.Errorf("an entry of %d characters", n)
 		}
+	}
+}
+
+// Apply is on the way of every launch and update; those nobody asked for must
+// not pay for the log.
+func TestWhatNobodyAskedForCostsNothing(t *testing.T) {
+	s := booted(t)
+	launchOn(t, s, "t1", "a1")
+	must(t, s, observe("t1", "a1", 1, fleet.TaskRunning))
+	resent := observe("t1", "a1", 1, fleet.TaskRunning)
+	if n := testing.AllocsPerRun(100, func() { s.Apply(1, resent) }); n != 0 {
+		t.Errorf("%v allocations for an update that was applied already", n)
 	}
 }
