@@ -42,7 +42,7 @@ func (g registry) Lookup(_ context.Context, hash string) (enroll.Grant, error) {
 // Consume is the compare-and-set: of many that race for the last use of a
 // token, one wins on all replicas.
 func (g registry) Consume(ctx context.Context, hash string, a enroll.Admission) (pki.Identity, error) {
-	results, err := g.r.raft.Propose(ctx, state.Command{Time: time.Now(), Admit: &state.Admit{
+	results, err := g.r.raft.Propose(ctx, state.Command{Time: time.Now(), By: "token/" + state.TokenID(hash), Admit: &state.Admit{
 		Hash: hash, Kind: state.IdentityKind(a.Kind), Name: a.Name, Suffix: strings.ToLower(rand.Text()[:4]),
 		Hostname: a.Hostname, KeyHash: a.KeyPin, Addr: a.Addr,
 	}})

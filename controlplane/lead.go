@@ -287,6 +287,9 @@ func (r *Replica) introduce(ctx context.Context) error {
 			ID: r.self.ID, Addr: r.self.Addr, Intermediate: r.auth.Intermediate().Raw, Joined: time.Now(),
 		}})
 	}
+	if p := r.firstOperator(); p != nil {
+		cmds = append(cmds, state.Command{PutPrincipal: p})
+	}
 	if len(cmds) == 0 {
 		return nil
 	}
@@ -297,6 +300,24 @@ func (r *Replica) introduce(ctx context.Context) error {
 		return fmt.Errorf("introduce this replica: %w", err)
 	}
 	return nil
+}
+
+// firstOperator is the one whose certificate `tenderd init` made, before there
+// was a state to record it in; nil once it is recorded.
+func (r *Replica) firstOperator() *state.Principal {
+	cred, err := pki.LoadDir(r.dir.operator())
+	if err != nil || !time.Now().Before(cred.Leaf().NotAfter) {
+		return nil // taken away, or of no use any more
+	}
+	id, known := cred.Identity, false
+	r.raft.Stale(func(s *state.State) {
+		_, banned := s.Revoked[id.String()]
+		known = banned || s.Principals[id.ID] != nil
+	})
+	if known {
+		return nil
+	}
+	return &state.Principal{ID: id.ID, Kind: state.KindOperator, AllRoles: true, CertNotAfter: cred.Leaf().NotAfter}
 }
 
 // newcomers are admitted replicas that are not yet voters.

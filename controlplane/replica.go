@@ -194,11 +194,11 @@ func (r *Replica) Serve(ctx context.Context) error {
 		return errors.Join(err, r.raft.Close(), r.port.Close())
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Allow: r.allow, Changed: r.changed}
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed}
 	handler := api.Handler(r, opts)
 	opts.Local = true
 	opts.Forward = &http.Transport{
-		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, "http/1.1"), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
+		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 	}
 	g.Go(func() error { return r.acceptAgents(ctx, g) })
 	g.Go(func() error { return r.acceptJoiners(ctx, g) })
@@ -206,7 +206,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 	g.Go(func() error { return r.renewing(ctx) })
 	if public != nil {
 		g.Go(func() error {
-			return serveHTTP(ctx, tls.NewListener(public, pki.ServerTLS(r.cred, r.allow, "h2", "http/1.1")), handler, r.log)
+			return serveHTTP(ctx, tls.NewListener(public, pki.ServerTLS(r.cred, r.allow, pki.ALPNHTTP2, pki.ALPNHTTP1)), handler, r.log)
 		})
 	}
 	if local != nil {
@@ -289,13 +289,14 @@ func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler, log *slog.L
 	return nil
 }
 
-// allow decides in every handshake, on this replica's own copy of the state.
+// allow decides in every handshake, on this replica's own copy of the state,
+// about a certificate that is shown. The API asks each request again.
 func (r *Replica) allow(id pki.Identity, _ *x509.Certificate, alpn string) error {
 	if id.TrustDomain != r.self.TrustDomain {
 		return fmt.Errorf("%s is of another trust domain", id)
 	}
 	// Replicas pass on what came over their own socket.
-	if (alpn == "h2" || alpn == "http/1.1") && id.Kind != pki.KindOperator && id.Kind != pki.KindReplica {
+	if pki.IsHTTP(alpn) && !id.Kind.UsesAPI() && id.Kind != pki.KindReplica {
 		return fmt.Errorf("%s may not use the API", id.Short())
 	}
 	if !r.opened.Load() {

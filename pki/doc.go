@@ -1,8 +1,8 @@
 // Package pki says who is who: identities in certificates, the trust bundle,
 // credentials on disk, and the TLS configurations built from them.
 //
-// Every party of a fleet (a replica, an agent, an operator, a framework) has
-// one name, spiffe://TRUST-DOMAIN/KIND/ID, in the one URI SAN of its
+// Every party of a fleet (a replica, an agent, an operator, a framework, a
+// reader) has one name, spiffe://TRUST-DOMAIN/KIND/ID, in the one URI SAN of its
 // certificate. Nothing else in a certificate means anything here: no common
 // name, no host name, no address.
 //

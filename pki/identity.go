@@ -18,15 +18,22 @@ const (
 	KindAgent     Kind = "agent"
 	KindOperator  Kind = "operator"
 	KindFramework Kind = "framework"
+	KindReader    Kind = "reader"
 )
 
 // Valid reports whether k is one of the known kinds.
 func (k Kind) Valid() bool {
 	switch k {
-	case KindReplica, KindAgent, KindOperator, KindFramework:
+	case KindReplica, KindAgent, KindOperator, KindFramework, KindReader:
 		return true
 	}
 	return false
+}
+
+// UsesAPI reports whether parties of that kind come to the fleet through its
+// API, rather than being a part of it.
+func (k Kind) UsesAPI() bool {
+	return k == KindOperator || k == KindFramework || k == KindReader
 }
 
 // ErrIdentity marks a name or certificate that is not an identity of a fleet.
@@ -59,7 +66,7 @@ func (id Identity) Check() error {
 		return err
 	}
 	if !id.Kind.Valid() {
-		return fmt.Errorf("%w: kind %.20q is none of replica, agent, operator, framework", ErrIdentity, string(id.Kind))
+		return fmt.Errorf("%w: kind %.20q is none of replica, agent, operator, framework, reader", ErrIdentity, string(id.Kind))
 	}
 	return checkID(id.ID)
 }

@@ -27,6 +27,7 @@ func TestParseIdentity(t *testing.T) {
 		"spiffe://td/replica/r-1_x.y",
 		"spiffe://a-b.c/operator/" + strings.Repeat("x", 63),
 		"spiffe://fleet.example/framework/0",
+		"spiffe://fleet.example/reader/board",
 	} {
 		u, err := url.Parse(s)
 		if err != nil {

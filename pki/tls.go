@@ -9,8 +9,19 @@ import (
 	"time"
 )
 
-// ALPNEnrol is the one protocol that a client without a certificate may speak.
-const ALPNEnrol = "enrol/1"
+// The protocols that a client without a certificate may speak. Over enrol/1 it
+// joins; over HTTP it must show a bearer token with each request.
+const (
+	ALPNEnrol = "enrol/1"
+	ALPNHTTP1 = "http/1.1"
+	ALPNHTTP2 = "h2"
+)
+
+// IsHTTP reports whether a protocol is one of HTTP's, over which a certificate
+// may be missing: whoever serves it asks each request who it is from.
+func IsHTTP(alpn string) bool { return alpn == ALPNHTTP1 || alpn == ALPNHTTP2 }
+
+func notHTTP(alpn string) bool { return !IsHTTP(alpn) }
 
 // Kinds of refusal that people or callers act on.
 var (
@@ -30,7 +41,8 @@ type Authorize func(id Identity, leaf *x509.Certificate, alpn string) error
 // ServerTLS returns the configuration of a replica's listeners. Clients must
 // show a certificate that leads to the holder's bundle and that allow accepts.
 // Only where enrol/1 is among alpns, and only for a client that offers exactly
-// that, no certificate is asked for.
+// that, no certificate is asked for. Where HTTP is among them, a client that
+// offers nothing else may come without one; one that it shows is judged.
 //
 // The clock is the configuration's Time when set before first use.
 func ServerTLS(h *Holder, allow Authorize, alpns ...string) *tls.Config {
@@ -50,7 +62,7 @@ func ServerTLS(h *Holder, allow Authorize, alpns ...string) *tls.Config {
 			return c.server, nil
 		},
 	}
-	enrols := slices.Contains(alpns, ALPNEnrol)
+	enrols, web := slices.Contains(alpns, ALPNEnrol), slices.ContainsFunc(alpns, IsHTTP)
 	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		creds, err := h.load()
 		if err != nil {
@@ -63,15 +75,27 @@ func ServerTLS(h *Holder, allow Authorize, alpns ...string) *tls.Config {
 			c.ClientAuth, c.ClientCAs, c.VerifyConnection = tls.NoClientCert, nil, nil
 			c.NextProtos = []string{ALPNEnrol}
 		}
+		if web && offersHTTP(hello.SupportedProtos) {
+			c.ClientAuth = tls.VerifyClientCertIfGiven
+			c.NextProtos = slices.DeleteFunc(slices.Clone(c.NextProtos), notHTTP)
+		}
 		return c, nil
 	}
 	return cfg
+}
+
+// offersHTTP reports whether a client wants HTTP and nothing else.
+func offersHTTP(protos []string) bool {
+	return len(protos) > 0 && !slices.ContainsFunc(protos, notHTTP)
 }
 
 func verifyClient(h *Holder, allow Authorize, cs tls.ConnectionState) error {
 	creds, err := h.load()
 	if err != nil {
 		return err
+	}
+	if len(cs.PeerCertificates) == 0 && IsHTTP(cs.NegotiatedProtocol) {
+		return nil // the handshake has demanded one wherever it must be
 	}
 	if len(cs.VerifiedChains) == 0 || len(cs.VerifiedChains[0]) == 0 {
 		return ErrNoCertificate

@@ -282,6 +282,66 @@ func TestEnrolDoor(t *testing.T) {
 	}
 }
 
+// Without a certificate HTTP is all there is to speak, where it is served; a
+// certificate that is shown is judged all the same.
+func TestHTTPDoor(t *testing.T) {
+	ca, other := pkitest.New(t, "fleet.example"), pkitest.New(t, "fleet.example")
+	h := pki.NewHolder(ca.Credential(t, pki.KindReplica, "r1"))
+	ann := ca.Credential(t, pki.KindReader, "ann")
+	ended := ca.Credential(t, pki.KindReader, "ann", pkitest.Validity(time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)))
+	web := []string{"agent/1", "raft/1", pki.ALPNEnrol, "h2", "http/1.1"}
+	banned := func(id pki.Identity, _ *x509.Certificate, _ string) error {
+		return fmt.Errorf("%s is revoked", id.Short())
+	}
+	for _, tt := range []struct {
+		name   string
+		served []string
+		offer  []string
+		shows  *pki.Credential
+		allow  pki.Authorize
+		want   string // part of the server's error, "" for none
+		speaks string
+	}{
+		{"both", web, []string{"h2", "http/1.1"}, nil, nil, "", "h2"},
+		{"the old one", web, []string{"http/1.1"}, nil, nil, "", "http/1.1"},
+		{"with a certificate", web, []string{"http/1.1"}, ann, allowAll, "", "http/1.1"},
+		{"with a banned one", web, []string{"http/1.1"}, ann, banned, "reader/ann is revoked", ""},
+		{"with an ended one", web, []string{"http/1.1"}, ended, allowAll, "expired", ""},
+		{"with one of another fleet", web, []string{"h2"}, other.Credential(t, pki.KindReader, "ann"), allowAll, "unknown authority", ""},
+		{"a session", web, []string{"agent/1"}, nil, nil, "didn't provide a certificate", ""},
+		{"a session behind HTTP", web, []string{"h2", "agent/1"}, nil, nil, "didn't provide a certificate", ""},
+		{"HTTP behind a session", web, []string{"raft/1", "http/1.1"}, nil, nil, "didn't provide a certificate", ""},
+		{"HTTP and enrol", web, []string{"http/1.1", pki.ALPNEnrol}, nil, nil, "didn't provide a certificate", ""},
+		{"no protocol", web, nil, nil, nil, "didn't provide a certificate", ""},
+		{"HTTP where it is not served", []string{"agent/1", pki.ALPNEnrol}, []string{"h2", "http/1.1"}, nil, nil, "unsupported application protocols", ""},
+		{"HTTP/1 where only HTTP/2 is", []string{"h2"}, []string{"http/1.1"}, nil, nil, "no verified certificate", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := pki.PinnedTLS(pki.Pin(ca.Root), "")
+			client.NextProtos = tt.offer
+			if tt.shows != nil {
+				client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tt.shows.Chain, nil }
+			}
+			var spoke string
+			verify := client.VerifyConnection
+			client.VerifyConnection = func(cs tls.ConnectionState) error {
+				spoke = cs.NegotiatedProtocol
+				return verify(cs)
+			}
+			cerr, serr := handshake(t, client, pki.ServerTLS(h, tt.allow, tt.served...))
+			if tt.want == "" {
+				if cerr != nil || serr != nil || spoke != tt.speaks {
+					t.Fatalf("client %v, server %v, they speak %q", cerr, serr, spoke)
+				}
+				return
+			}
+			if cerr == nil || serr == nil || !strings.Contains(serr.Error(), tt.want) {
+				t.Fatalf("client %v, server %v, want %q", cerr, serr, tt.want)
+			}
+		})
+	}
+}
+
 // The registry's decision ends the handshake; nobody decides means nobody may.
 func TestAuthorizeDecides(t *testing.T) {
 	ca := pkitest.New(t, "fleet.example")

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
@@ -16,7 +17,7 @@ func (h *handler) listAgents(w http.ResponseWriter, r *http.Request) error {
 	}
 	list, now := client.AgentList{Agents: []client.Agent{}}, h.Now()
 	err = h.b.Read(r.Context(), func(st *state.State) {
-		holdings := held(st)
+		holdings := held(st, access.From(r.Context()))
 		for _, id := range state.SortedKeys(st.Agents) {
 			list.Agents = append(list.Agents, agentDoc(now, st.Agents[id], soft.Agents[id], holdings))
 		}
@@ -36,7 +37,7 @@ func (h *handler) getAgent(w http.ResponseWriter, r *http.Request) error {
 	now, id := h.Now(), fleet.AgentID(r.PathValue("id"))
 	err = h.b.Read(r.Context(), func(st *state.State) {
 		if a := st.Agents[id]; a != nil {
-			d := agentDoc(now, a, soft.Agents[id], held(st))
+			d := agentDoc(now, a, soft.Agents[id], held(st, access.From(r.Context())))
 			doc = &d
 		}
 	})
@@ -72,8 +73,11 @@ func (h *handler) listOffers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	list := client.OfferList{Offers: []client.Offer{}}
+	who := access.From(r.Context())
 	for _, o := range soft.Offers {
-		list.Offers = append(list.Offers, offerDoc(o))
+		if who.MayUse(o.Role) {
+			list.Offers = append(list.Offers, offerDoc(o))
+		}
 	}
 	return answer(w, http.StatusOK, list)
 }

@@ -26,6 +26,9 @@ type Backend interface {
 	Propose(ctx context.Context, cmds ...state.Command) ([]state.Result, error)
 	// Read calls fn with the newest state. fn must not keep or change it.
 	Read(ctx context.Context, fn func(*state.State)) error
+	// Stale calls fn with this replica's own copy of the state, at once. fn must
+	// not keep or change it.
+	Stale(fn func(*state.State))
 	// Soft is the leader's knowledge that is not replicated.
 	Soft(ctx context.Context) (Soft, error)
 	// Why says what each agent lacks for a waiting task; never, that no agent
@@ -66,7 +69,7 @@ type AgentSoft struct {
 	Free fleet.Resources
 }
 
-// Options of a Handler. The zero value serves operators over TLS.
+// Options of a Handler. The zero value serves principals over TLS.
 type Options struct {
 	Log     *slog.Logger
 	Version client.Version
@@ -74,14 +77,13 @@ type Options struct {
 	NewID func(prefix string) string
 	Now   func() time.Time
 	// Local: requests come over the replica's unix socket, which only those
-	// can open who may do everything. Without it a client certificate of an
-	// operator is demanded.
+	// can open who may do everything. Without it every request must show a
+	// certificate or a token, and is judged by the state as it is then: a
+	// connection may outlive a revocation.
 	Local bool
-	// Allow, when not nil, is asked about the certificate at every request: a
-	// connection may outlive the handshake's answer.
-	Allow pki.Authorize
 	// Forward, when not nil, carries a follower's requests to the leader
 	// instead of a redirection, over TLS with the replica's own certificate.
+	// Who asked goes along.
 	Forward http.RoundTripper
 	// Changed returns a channel that is closed at the next change of the
 	// state. Without it, waiting requests look again every 250 ms.

@@ -397,6 +397,9 @@ func TestTokens(t *testing.T) {
 	}
 	for _, bad := range []client.CreateToken{
 		{Kind: "framework"},
+		{Kind: "friend"},
+		{Kind: "agent", Roles: []string{"a"}},
+		{Kind: "framework", Roles: []string{"a"}, AllRoles: true},
 		{Kind: "operator", Site: "lab"},
 		{Uses: -1},
 		{Uses: 10_001},

@@ -4,8 +4,8 @@
 //
 // A replica serves it twice:
 //
-//	h := api.Handler(backend, api.Options{Log: log, Allow: allow})
-//	go api.NewServer(h, log).Serve(tlsListener)     // pki.ServerTLS, operators
+//	h := api.Handler(backend, api.Options{Log: log})
+//	go api.NewServer(h, log).Serve(tlsListener)     // pki.ServerTLS, h2 and http/1.1
 //	l := api.Handler(backend, api.Options{Log: log, Local: true, Forward: toLeader})
 //	go api.NewServer(l, log).Serve(unixListener)    // mode 0600
 //
@@ -20,10 +20,18 @@
 //	GET  /agents, /agents/ID   POST /agents/ID/revoke
 //	GET  /offers               the offers that are out
 //	GET  /tokens               POST /tokens, DELETE /tokens/ID
+//	GET  /principals           POST /principals, POST /principals/ID/revoke
+//	GET  /audit                ?limit= &by=; who asked for what
+//	GET  /whoami               who the asker is taken for
 //	GET  /replicas, /version   answered by every replica
 //	GET  /healthz              200 while a leader is known
 //
-// Everything else is the leader's: a follower answers 307 with the leader's
+// Over TLS a request shows a client certificate or "Authorization: Bearer
+// TOKEN"; /healthz alone needs neither. Package access says who may do what: a
+// request that shows nothing good gets 401, one that may not 403, both with the
+// reason. What is refused so does not enter Raft, or strangers could fill it.
+//
+// What is not said to be every replica's is the leader's: a follower answers 307 with the leader's
 // address, or passes the request on where that is set up. Errors are problem
 // documents: what went wrong, and what to do next.
 package api

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/gpu"
@@ -87,10 +88,11 @@ type holdings struct {
 	gpus  map[gpu.UUID]string
 }
 
-func held(st *state.State) holdings {
+// held are the tasks on agents, those that the asker may know.
+func held(st *state.State, who access.Principal) holdings {
 	h := holdings{map[fleet.AgentID][]string{}, map[gpu.UUID]string{}}
 	for _, t := range st.Tasks {
-		if !t.Held() {
+		if !t.Held() || !who.MayUse(t.Role) {
 			continue
 		}
 		h.tasks[t.Agent] = append(h.tasks[t.Agent], string(t.ID))
@@ -166,14 +168,20 @@ func offerDoc(o fleet.Offer) client.Offer {
 	return d
 }
 
-// tokenIDLen digits of a hash tell the few join tokens of a fleet apart.
-const tokenIDLen = 12
-
 func tokenDoc(t *state.Token) client.Token {
 	return client.Token{
-		ID: t.Hash[:min(tokenIDLen, len(t.Hash))], Kind: string(t.Kind), Site: string(t.Site), Labels: t.Labels,
+		ID: state.TokenID(t.Hash), Kind: string(t.Kind), Site: string(t.Site), Labels: t.Labels,
+		Roles: roleNames(t.Roles), AllRoles: t.AllRoles,
 		Uses: t.Uses, Created: utc(t.Created), Expires: utc(t.Expires),
 	}
+}
+
+func roleNames(roles []fleet.Role) []string {
+	var names []string
+	for _, r := range roles {
+		names = append(names, string(r))
+	}
+	return names
 }
 
 // utc keeps one spelling of an instant in JSON, whichever replica writes it.

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
-	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -25,6 +25,8 @@ const headerLeader = "Tender-Leader"
 type handler struct {
 	Options
 	b       Backend
+	gate    access.Gate
+	noise   quiet         // of refused requests in the log
 	waiting chan struct{} // one slot per request that waits for a change
 	streams chan struct{} // one per log stream
 }
@@ -44,24 +46,30 @@ func Handler(b Backend, o Options) http.Handler {
 		Options: o, b: b,
 		waiting: make(chan struct{}, maxWaiting), streams: make(chan struct{}, maxStreams),
 	}
+	h.gate = access.Gate{Replica: b.Status().ID, Local: o.Local, State: b.Stale, Now: o.Now}
 	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", h.any(h.health))
-	mux.Handle("GET /v1/version", h.any(h.version))
-	mux.Handle("GET /v1/replicas", h.any(h.replicas))
-	mux.Handle("GET /v1/tasks", h.leader(callTime, h.listTasks))
-	mux.Handle("POST /v1/tasks", h.leader(callTime, h.submit))
-	mux.Handle("GET /v1/tasks/{id}", h.leader(maxWait+callTime, h.getTask))
-	mux.Handle("POST /v1/tasks/{id}/stop", h.leader(callTime, h.stopTask))
-	mux.Handle("GET /v1/tasks/{id}/why", h.leader(callTime, h.why))
-	mux.Handle("GET /v1/tasks/{id}/logs", h.leader(0, h.logs))
-	mux.Handle("GET /v1/agents", h.leader(callTime, h.listAgents))
-	mux.Handle("GET /v1/agents/{id}", h.leader(callTime, h.getAgent))
-	mux.Handle("POST /v1/agents/{id}/revoke", h.leader(callTime, h.revokeAgent))
-	mux.Handle("GET /v1/offers", h.leader(callTime, h.listOffers))
-	mux.Handle("GET /v1/tokens", h.leader(callTime, h.listTokens))
-	mux.Handle("POST /v1/tokens", h.leader(callTime, h.createToken))
-	mux.Handle("DELETE /v1/tokens/{id}", h.leader(callTime, h.deleteToken))
-	mux.Handle("/", h.any(func(_ http.ResponseWriter, r *http.Request) error {
+	mux.Handle("GET /healthz", h.serve(h.health))
+	mux.Handle("GET /v1/version", h.any(access.Look, h.version))
+	mux.Handle("GET /v1/replicas", h.any(access.Look, h.replicas))
+	mux.Handle("GET /v1/tasks", h.leader(access.SeeTasks, callTime, h.listTasks))
+	mux.Handle("POST /v1/tasks", h.leader(access.ActOnTasks, callTime, h.submit))
+	mux.Handle("GET /v1/tasks/{id}", h.leader(access.SeeTasks, maxWait+callTime, h.getTask))
+	mux.Handle("POST /v1/tasks/{id}/stop", h.leader(access.ActOnTasks, callTime, h.stopTask))
+	mux.Handle("GET /v1/tasks/{id}/why", h.leader(access.SeeTasks, callTime, h.why))
+	mux.Handle("GET /v1/tasks/{id}/logs", h.leader(access.SeeTasks, 0, h.logs))
+	mux.Handle("GET /v1/agents", h.leader(access.SeeFleet, callTime, h.listAgents))
+	mux.Handle("GET /v1/agents/{id}", h.leader(access.SeeFleet, callTime, h.getAgent))
+	mux.Handle("POST /v1/agents/{id}/revoke", h.leader(access.Administer, callTime, h.revokeAgent))
+	mux.Handle("GET /v1/offers", h.leader(access.SeeFleet, callTime, h.listOffers))
+	mux.Handle("GET /v1/tokens", h.leader(access.SeeRecords, callTime, h.listTokens))
+	mux.Handle("POST /v1/tokens", h.leader(access.Administer, callTime, h.createToken))
+	mux.Handle("DELETE /v1/tokens/{id}", h.leader(access.Administer, callTime, h.deleteToken))
+	mux.Handle("GET /v1/principals", h.leader(access.SeeRecords, callTime, h.listPrincipals))
+	mux.Handle("POST /v1/principals", h.leader(access.Administer, callTime, h.createPrincipal))
+	mux.Handle("POST /v1/principals/{id}/revoke", h.leader(access.Administer, callTime, h.revokePrincipal))
+	mux.Handle("GET /v1/whoami", h.leader(access.Look, callTime, h.whoami))
+	mux.Handle("GET /v1/audit", h.leader(access.SeeRecords, callTime, h.listAudit))
+	mux.Handle("/", h.any(access.Look, func(_ http.ResponseWriter, r *http.Request) error {
 		return client.NewProblem(client.CodeNotFound, "see the list of routes in the manual", "there is no %s %s in this API", r.Method, r.URL.Path)
 	}))
 	// A browser with an operator's certificate must not be made to act by
@@ -79,33 +87,60 @@ func newID(prefix string) string {
 // route handles a request; what it returns becomes the answer.
 type route func(w http.ResponseWriter, r *http.Request) error
 
-// any makes a route that every replica answers.
-func (h *handler) any(do route) http.Handler {
+// serve makes a route that everybody may use, and what all routes have in
+// common.
+func (h *handler) serve(do route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := h.Now()
 		// A deadline of the request before on this connection would still hold.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(callTime + writeTime))
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		who, err := h.authorize(r)
-		if err == nil {
-			err = do(w, r)
-		}
-		level := slog.LevelDebug
-		if r.Method != http.MethodGet {
-			level = slog.LevelInfo // what changed something is kept
-		}
+		var who access.Principal // written by h.who
+		r = r.WithContext(context.WithValue(r.Context(), asker{}, &who))
+		err := do(w, r)
 		if err != nil {
 			h.fail(w, r, err)
 		}
-		h.Log.Log(r.Context(), level, "api request", "method", r.Method, "path", r.URL.Path, "by", who, "refused", err != nil, "took", h.Now().Sub(began))
+		h.log(r, who, err, h.Now().Sub(began))
 	})
 }
 
-// leader makes a route that only the leader answers, within limit unless that
-// is 0.
-func (h *handler) leader(limit time.Duration, do route) http.Handler {
-	return h.any(func(w http.ResponseWriter, r *http.Request) error {
+type asker struct{}
+
+// who says who asks, and notes it for the log.
+func (h *handler) who(r *http.Request) (access.Principal, error) {
+	who, err := h.gate.Who(r)
+	if p, ok := r.Context().Value(asker{}).(*access.Principal); ok {
+		*p = who
+	}
+	return who, err
+}
+
+// judge lets a request through if whoever asks has the right.
+func (h *handler) judge(right access.Right, do route) route {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		who, err := h.who(r)
+		if err != nil {
+			return err
+		}
+		if err := who.May(right); err != nil {
+			return err
+		}
+		return do(w, r.WithContext(access.With(r.Context(), who)))
+	}
+}
+
+// any makes a route that every replica answers.
+func (h *handler) any(right access.Right, do route) http.Handler {
+	return h.serve(h.judge(right, do))
+}
+
+// leader makes a route that only the leader answers, within limit; with a limit
+// of 0 the answer streams for as long as the asker may have it.
+func (h *handler) leader(right access.Right, limit time.Duration, do route) http.Handler {
+	judged := h.judge(right, do)
+	return h.serve(func(w http.ResponseWriter, r *http.Request) error {
 		var deadline time.Time
 		if limit > 0 {
 			ctx, cancel := context.WithTimeout(r.Context(), limit)
@@ -116,33 +151,13 @@ func (h *handler) leader(limit time.Duration, do route) http.Handler {
 		if s := h.b.Status(); s.Leader != s.ID && s.LeaderAddr != "" {
 			return h.passOn(w, r, s)
 		}
-		return do(w, r)
-	})
-}
-
-// authorize names who asks.
-func (h *handler) authorize(r *http.Request) (string, error) {
-	if h.Local {
-		return "local", nil
-	}
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return "", client.NewProblem(client.CodeNoIdentity, "log in with: tender login", "this request shows no certificate")
-	}
-	leaf := r.TLS.VerifiedChains[0][0]
-	id, err := pki.IdentityOf(leaf)
-	if err != nil {
-		return "", client.NewProblem(client.CodeNoIdentity, "log in with: tender login", "%v", err)
-	}
-	// Followers pass on what came over their own socket.
-	if id.Kind != pki.KindOperator && id.Kind != pki.KindReplica {
-		return id.Short(), client.NewProblem(client.CodeForbidden, "log in with: tender login", "%s may not use the API; an operator may", id.Short())
-	}
-	if h.Allow != nil {
-		if err := h.Allow(id, leaf, r.TLS.NegotiatedProtocol); err != nil {
-			return id.Short(), client.NewProblem(client.CodeForbidden, "log in again with: tender login", "%v", err)
+		if limit == 0 {
+			ctx, stop := h.gate.Watch(r.Context(), r)
+			defer stop()
+			r = r.WithContext(ctx)
 		}
-	}
-	return id.Short(), nil
+		return judged(w, r)
+	})
 }
 
 // passOn sends a request to the leader, or says where that is.
@@ -151,7 +166,16 @@ func (h *handler) passOn(w http.ResponseWriter, r *http.Request, s Status) error
 		return client.NewProblem(client.CodeNoLeader, "try again shortly", "the replicas do not agree on who leads")
 	}
 	if h.Forward == nil {
+		// The leader judges what is shown: here, what was made a moment ago may
+		// not be known yet. Who shows nothing is told nothing.
+		if _, err := access.Show(r); err != nil && !h.Local {
+			return err
+		}
 		return notLeader(s)
+	}
+	who, err := h.who(r)
+	if err != nil {
+		return err
 	}
 	target := &url.URL{Scheme: "https", Host: s.LeaderAddr}
 	proxy := &httputil.ReverseProxy{
@@ -160,6 +184,7 @@ func (h *handler) passOn(w http.ResponseWriter, r *http.Request, s Status) error
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
 			p.Out.Header.Set(headerForwarded, string(s.ID))
+			access.PassOn(p.Out, who)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			h.fail(w, r, client.NewProblem(client.CodeNoLeader, "try again shortly", "the leader %s does not answer: %v", s.Leader, err))

@@ -1,11 +1,14 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"net/http"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -56,10 +59,18 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	case !out.begun:
 		return err
+	case isRefused(r.Context()):
+		_ = out.send(client.LogFrame{Error: problemOf(context.Cause(r.Context()))})
 	case r.Context().Err() == nil:
 		_ = out.send(client.LogFrame{Error: problemOf(err)}) // the answer has begun, so it ends with the error
 	}
 	return nil
+}
+
+// isRefused reports whether the asker lost the right while it read.
+func isRefused(ctx context.Context) bool {
+	_, refused := errors.AsType[*access.Refusal](context.Cause(ctx))
+	return refused
 }
 
 func notStarted(s fleet.TaskState, id string) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/sessions"
@@ -33,6 +34,11 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status() == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
+	if p.Code == client.CodeNoIdentity {
+		w.Header().Add("WWW-Authenticate", `Bearer realm="tender"`)
+		w.Header().Add("WWW-Authenticate", `Basic realm="tender", charset="UTF-8"`)
+		w.Header().Set("Connection", "close") // strangers hold no connections
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status())
 	_ = json.NewEncoder(w).Encode(p) // the asker is gone: nobody to tell
@@ -48,6 +54,7 @@ var codes = map[state.Kind]client.Code{
 func problemOf(err error) *client.Problem {
 	var (
 		p       *client.Problem
+		no      *access.Refusal
 		refused *state.Error
 		re      *redirect
 		follow  *registrar.NotLeaderError
@@ -56,6 +63,12 @@ func problemOf(err error) *client.Problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &no):
+		code := client.CodeForbidden
+		if no.Unknown {
+			code = client.CodeNoIdentity
+		}
+		return client.NewProblem(code, no.Next, "%s", no.Text)
 	case errors.As(err, &re):
 		return client.NewProblem(client.CodeNotLeader, "ask the leader", "this replica does not lead; replica %s at %s does", re.leader, re.addr)
 	case errors.As(err, &follow):

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/framework"
 	"github.com/tenderfleet/tender/controlplane/state"
@@ -21,6 +22,9 @@ func (h *handler) submit(w http.ResponseWriter, r *http.Request) error {
 	c, err := submission(in)
 	if err != nil {
 		return invalidTask(err)
+	}
+	if err := access.From(r.Context()).CheckRole(c.Role); err != nil {
+		return err
 	}
 	c.ID = fleet.TaskID(h.NewID(c.Spec.Name))
 	if _, err := h.propose(r.Context(), state.Command{Submit: &c}); err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -25,9 +26,10 @@ const (
 	calm = 100 * time.Millisecond
 )
 
-// propose commits one command and folds its refusal into the error.
+// propose commits one command, in the name of who asks, and folds its refusal
+// into the error.
 func (h *handler) propose(ctx context.Context, c state.Command) (state.Result, error) {
-	c.Time = h.Now()
+	c.Time, c.By = h.Now(), access.From(ctx).String()
 	results, err := h.b.Propose(ctx, c)
 	if err != nil {
 		return state.Result{}, err
@@ -42,10 +44,16 @@ func (h *handler) listTasks(w http.ResponseWriter, r *http.Request) error {
 	if p.err != nil {
 		return p.err
 	}
+	who := access.From(r.Context())
+	if role != "" {
+		if err := who.CheckRole(role); err != nil {
+			return err
+		}
+	}
 	var tasks []*state.Task
 	err := h.b.Read(r.Context(), func(st *state.State) {
 		for _, t := range st.Tasks {
-			if (all || !t.State.Terminal()) && (role == "" || t.Role == role) && (agent == "" || t.Agent == agent) {
+			if (all || !t.State.Terminal()) && (role == "" || t.Role == role) && who.MayUse(t.Role) && (agent == "" || t.Agent == agent) {
 				tasks = append(tasks, t)
 			}
 		}

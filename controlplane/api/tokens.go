@@ -52,16 +52,16 @@ func (h *handler) createToken(w http.ResponseWriter, r *http.Request) error {
 func token(in client.CreateToken) (state.Token, error) {
 	t := state.Token{
 		Kind: state.IdentityKind(cmp.Or(in.Kind, string(state.KindAgent))), Site: fleet.Site(in.Site),
-		Labels: in.Labels, Uses: cmp.Or(in.Uses, 1),
+		Labels: in.Labels, Uses: cmp.Or(in.Uses, 1), Roles: rolesOf(in.Roles), AllRoles: in.AllRoles,
 	}
-	switch t.Kind {
-	case state.KindAgent:
-	case state.KindReplica, state.KindOperator:
-		if in.Site != "" || len(in.Labels) > 0 {
-			return t, errors.New("a site and labels are for agents")
-		}
-	default:
-		return t, errors.New("kind: write agent, replica or operator")
+	if !pki.Kind(t.Kind).Valid() {
+		return t, errors.New("kind: write agent, replica, operator, framework or reader")
+	}
+	if t.Kind != state.KindAgent && (in.Site != "" || len(in.Labels) > 0) {
+		return t, errors.New("a site and labels are for agents")
+	}
+	if err := state.CheckRoles(t.Kind, t.Roles, t.AllRoles); err != nil {
+		return t, err
 	}
 	if t.Uses < 1 || t.Uses > maxUses {
 		return t, errors.New("uses: write 1 to 10000")

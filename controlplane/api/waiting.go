@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/state"
@@ -33,13 +34,17 @@ func (h *handler) explain(ctx context.Context, id string) (explained, error) {
 	return h.whyWaits(ctx, t)
 }
 
-// find reads a task. Records are never changed in place, so it may be kept.
+// find reads a task that the asker may know. Records are never changed in
+// place, so it may be kept.
 func (h *handler) find(ctx context.Context, id string) (t *state.Task, err error) {
 	err = h.b.Read(ctx, func(st *state.State) { t = st.Tasks[fleet.TaskID(id)] })
-	if err == nil && t == nil {
-		err = notFound("task", id, "tender ps --all")
+	switch {
+	case err != nil:
+		return nil, err
+	case t == nil:
+		return nil, notFound("task", id, "tender ps --all")
 	}
-	return t, err
+	return t, access.From(ctx).CheckRole(t.Role)
 }
 
 func (h *handler) whyWaits(ctx context.Context, t *state.Task) (explained, error) {

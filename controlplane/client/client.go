@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 
 const (
 	// alpn names what a client speaks on the replicas' port.
-	alpn = "http/1.1"
+	alpn = pki.ALPNHTTP1
 	// callTime bounds one attempt of a call that does not wait or stream.
 	callTime = 30 * time.Second
 	dialTime = 5 * time.Second
@@ -37,9 +38,14 @@ const (
 type Config struct {
 	// Servers are HOST:PORT; any replica will do, the leader saves a step.
 	Servers []string
-	// Credential is the operator's. It is also used to follow the way from a
+	// Credential is the caller's. It is also used to follow the way from a
 	// socket to the leader.
 	Credential *pki.Credential
+	// Token is a bearer token, shown instead of the credential's certificate.
+	Token string
+	// Pin is the pin of the fleet's root, by which servers are verified where
+	// there is a token; without it the credential's roots are.
+	Pin string
 	// Socket is a replica's unix socket, used when there are no Servers.
 	Socket string
 	// Version is what the caller calls itself.
@@ -50,7 +56,8 @@ type Config struct {
 type Client struct {
 	targets   []target
 	preferred atomic.Int32 // index of the server that answered last
-	tls       *http.Client // nil without a credential
+	tls       *http.Client // nil without a credential or token
+	token     string
 	agent     string
 }
 
@@ -63,11 +70,11 @@ type target struct {
 
 // New returns a client. It does not connect yet.
 func New(cfg Config) (*Client, error) {
-	c := &Client{agent: "tender/" + cfg.Version}
-	if cfg.Credential != nil {
+	c := &Client{agent: "tender/" + cfg.Version, token: cfg.Token}
+	if conf := tlsOf(cfg); conf != nil {
 		c.tls = newHTTP(&http.Transport{
 			DialContext:     (&net.Dialer{Timeout: dialTime}).DialContext,
-			TLSClientConfig: pki.ClientTLS(pki.NewHolder(cfg.Credential), nil, alpn),
+			TLSClientConfig: conf,
 		})
 	}
 	for _, s := range cfg.Servers {
@@ -75,7 +82,7 @@ func New(cfg Config) (*Client, error) {
 			return nil, fmt.Errorf("server %q: write HOST:PORT", s)
 		}
 		if c.tls == nil {
-			return nil, errors.New("a server needs the credential of an operator; get one with: tender login")
+			return nil, errors.New("a server needs a credential, or a token and the pin of the fleet's root; get them with: tender login")
 		}
 		c.targets = append(c.targets, target{name: s, base: "https://" + s, http: c.tls})
 	}
@@ -90,6 +97,24 @@ func New(cfg Config) (*Client, error) {
 		return nil, errors.New("neither a server nor a socket is given")
 	}
 	return c, nil
+}
+
+// tlsOf is how servers are verified, and what is shown to them; nil when there
+// is nothing to do either with. A token is sent only to a verified replica.
+func tlsOf(cfg Config) *tls.Config {
+	switch {
+	case cfg.Token != "" && cfg.Pin != "":
+		return pki.PinnedTLS(cfg.Pin, alpn)
+	case cfg.Credential == nil:
+		return nil
+	}
+	conf := pki.ClientTLS(pki.NewHolder(cfg.Credential), nil, alpn)
+	if cfg.Token != "" {
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &tls.Certificate{}, nil // the token says who asks
+		}
+	}
+	return conf
 }
 
 func newHTTP(t *http.Transport) *http.Client {
@@ -266,6 +291,9 @@ func (c *Client) exchange(ctx context.Context, h *http.Client, address string, r
 	req.Header.Set("Accept", "application/json")
 	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" && req.URL.Scheme == "https" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := h.Do(req)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/api/apitest"
 	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/pkitest"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -94,6 +95,15 @@ func follower(addr string) *apitest.Fleet {
 
 var task = client.Submit{Image: "docker.io/library/busybox:1.36", CPUs: "1"}
 
+// audit is what the fleet was asked to do, by whom.
+func audit(t *testing.T, f *apitest.Fleet) (log []state.AuditEntry) {
+	t.Helper()
+	f.Stale(func(st *state.State) {
+		log, _ = st.Audit.Last(100, func(state.AuditEntry) bool { return true })
+	})
+	return log
+}
+
 func closedPort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -138,7 +148,8 @@ func TestSocketOfAFollower(t *testing.T) {
 		t.Errorf("with a credential: %v", err)
 	}
 
-	// A replica may pass requests on with its own certificate, logs too.
+	// A replica may pass requests on with its own certificate, logs too. The
+	// leader knows over whose socket they came.
 	o := g.Options()
 	o.Forward = &http.Transport{TLSClientConfig: pki.ClientTLS(pki.NewHolder(ca.Credential(t, pki.KindReplica, "r2")), nil, "http/1.1")}
 	c := newClient(t, client.Config{Socket: serveUnix(t, api.Handler(g, o))})
@@ -159,6 +170,10 @@ func TestSocketOfAFollower(t *testing.T) {
 	}
 	if f.Tasks() != 2 || g.Tasks() != 0 {
 		t.Errorf("the leader has %d tasks, the follower %d", f.Tasks(), g.Tasks())
+	}
+
+	if log := audit(t, f); log[len(log)-1].By != "local/r2" || log[len(log)-2].By != "operator/ann" {
+		t.Errorf("asked by %+v", log)
 	}
 
 	// Two followers that take each other for the leader do not go on for ever.
@@ -257,38 +272,74 @@ func TestWhoMayAsk(t *testing.T) {
 	ca := pkitest.New(t, apitest.TrustDomain)
 	everybody := func(pki.Identity, *x509.Certificate, string) error { return nil }
 	f := apitest.New()
-	o := remote(f)
-	revoked := ""
-	o.Allow = func(id pki.Identity, _ *x509.Certificate, _ string) error {
-		if id.ID == revoked {
-			return errors.New("operator/" + id.ID + " is revoked")
-		}
-		return nil
-	}
-	addr := serveTLS(t, ca, "r1", everybody, api.Handler(f, o))
-	ask := func(kind pki.Kind, id string) error {
-		c := newClient(t, client.Config{Servers: []string{addr}, Credential: ca.Credential(t, kind, id)})
-		if _, err := c.Agents(t.Context()); err != nil {
-			return err
-		}
-		revoked = id // while the connection is open
-		_, err := c.Agents(t.Context())
-		return err
-	}
-	for _, kind := range []pki.Kind{pki.KindAgent, pki.KindFramework} {
-		var p *client.Problem
-		if err := ask(kind, "x"); !errors.As(err, &p) || p.Code != client.CodeForbidden || !strings.Contains(p.Detail, "may not use the API") {
+	addr := serveTLS(t, ca, "r1", everybody, api.Handler(f, remote(f)))
+	var p *client.Problem
+	for kind, code := range map[pki.Kind]client.Code{
+		pki.KindAgent: client.CodeForbidden, pki.KindReplica: client.CodeForbidden,
+		pki.KindFramework: client.CodeNoIdentity, pki.KindReader: client.CodeNoIdentity, // nobody admitted them
+	} {
+		c := newClient(t, client.Config{Servers: []string{addr}, Credential: ca.Credential(t, kind, "x")})
+		if _, err := c.Agents(t.Context()); !errors.As(err, &p) || p.Code != code || p.Next == "" {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
-	var p *client.Problem
-	if err := ask(pki.KindOperator, "ann"); !errors.As(err, &p) || p.Code != client.CodeForbidden || p.Detail != "operator/ann is revoked" {
+	ann := newClient(t, client.Config{Servers: []string{addr}, Credential: ca.Credential(t, pki.KindOperator, "ann")})
+	if _, err := ann.Agents(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := ca.Identity(pki.KindOperator, "ann") // revoked while the connection is open
+	if _, err := f.Propose(t.Context(), state.Command{Revoke: &state.Revoke{URI: id.String(), Kind: state.KindOperator, ID: "ann"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ann.Agents(t.Context()); !errors.As(err, &p) || p.Code != client.CodeNoIdentity || p.Detail != "operator/ann is revoked" {
 		t.Errorf("revoked while connected: %v", err)
 	}
 	// Over a plain connection nobody is an operator.
 	c := newClient(t, client.Config{Socket: serveUnix(t, api.Handler(f, remote(f)))})
 	if _, err := c.Agents(t.Context()); !errors.As(err, &p) || p.Code != client.CodeNoIdentity {
 		t.Errorf("without TLS: %v", err)
+	}
+}
+
+// With a token and the pin of the root there is no need for a certificate.
+func TestTokenAndPin(t *testing.T) {
+	ca, other := pkitest.New(t, apitest.TrustDomain), pkitest.New(t, apitest.TrustDomain)
+	f := apitest.New()
+	leads := serveTLS(t, ca, "r1", operators, api.Handler(f, remote(f)))
+	g := follower(leads)
+	follows := serveTLS(t, ca, "r2", operators, api.Handler(g, remote(g)))
+	local := newClient(t, client.Config{Socket: serveUnix(t, api.Handler(f, f.Options()))})
+	made, err := local.CreatePrincipal(t.Context(), client.CreatePrincipal{ID: "m", Kind: "framework", Roles: []string{"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin, mine := pki.Pin(ca.Root), task
+	mine.Role = "a"
+	for name, cfg := range map[string]client.Config{
+		"pin":        {Servers: []string{follows}, Token: made.Token, Pin: pin},
+		"credential": {Servers: []string{leads}, Token: made.Token, Credential: ca.Credential(t, pki.KindOperator, "ann")},
+	} {
+		c := newClient(t, cfg)
+		if who, err := c.Whoami(t.Context()); err != nil || who.Principal != "framework/m" {
+			t.Errorf("%s: %+v, %v", name, who, err)
+		}
+		if _, err := c.Submit(t.Context(), mine); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if f.Tasks() != 2 || g.Tasks() != 0 {
+		t.Errorf("the leader has %d tasks, the follower %d", f.Tasks(), g.Tasks())
+	}
+
+	// The token is shown to nobody who is not of the fleet.
+	var heard atomic.Int32
+	impostor := serveTLS(t, other, "r1", operators, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { heard.Add(1) }))
+	c := newClient(t, client.Config{Servers: []string{impostor}, Token: made.Token, Pin: pin})
+	if _, err := c.Whoami(t.Context()); !errors.Is(err, pki.ErrWrongPin) || heard.Load() != 0 {
+		t.Errorf("another fleet: %v, heard %d", err, heard.Load())
+	}
+	if _, err := client.New(client.Config{Servers: []string{leads}, Token: made.Token}); err == nil {
+		t.Error("a token was to be shown to servers that nothing is known of")
 	}
 }
 

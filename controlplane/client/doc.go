@@ -8,6 +8,9 @@
 //		t, err = c.WaitTask(ctx, t.ID, t.Revision, 30*time.Second)
 //	}
 //
+// Who asks is shown by the credential's certificate, or by a token, which is
+// sent to nobody but verified replicas of the fleet (Config.Token, Config.Pin).
+//
 // A call asks one server after another, follows the way to the leader and
 // waits through an election. A request that changes something is sent a second
 // time only when the first cannot have had an effect.

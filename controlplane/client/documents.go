@@ -229,26 +229,30 @@ type Replicas struct {
 }
 
 // CreateToken asks for a join token. Kind is agent unless given; Site and
-// Labels are for agents.
+// Labels are for agents, Roles and AllRoles for the kinds of principals.
 type CreateToken struct {
-	Kind   string            `json:"kind,omitempty"`
-	Site   string            `json:"site,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"`
-	Uses   int               `json:"uses,omitempty"`
-	TTL    Duration          `json:"ttl,omitzero"`
+	Kind     string            `json:"kind,omitempty"`
+	Site     string            `json:"site,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Roles    []string          `json:"roles,omitempty"`
+	AllRoles bool              `json:"all_roles,omitempty"`
+	Uses     int               `json:"uses,omitempty"`
+	TTL      Duration          `json:"ttl,omitzero"`
 }
 
 // Token is a join token. Line is the whole join line; only the answer to
 // CreateToken has it, for nobody stores the secret in it.
 type Token struct {
-	ID      string            `json:"id"` // the first digits of the secret's hash
-	Kind    string            `json:"kind"`
-	Site    string            `json:"site,omitempty"`
-	Labels  map[string]string `json:"labels,omitempty"`
-	Uses    int               `json:"uses_left"`
-	Created time.Time         `json:"created"`
-	Expires time.Time         `json:"expires"`
-	Line    string            `json:"line,omitempty"`
+	ID       string            `json:"id"` // the first digits of the secret's hash
+	Kind     string            `json:"kind"`
+	Site     string            `json:"site,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Roles    []string          `json:"roles,omitempty"`
+	AllRoles bool              `json:"all_roles,omitempty"`
+	Uses     int               `json:"uses_left"`
+	Created  time.Time         `json:"created"`
+	Expires  time.Time         `json:"expires"`
+	Line     string            `json:"line,omitempty"`
 }
 
 // Version is what a program was built from.

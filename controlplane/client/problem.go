@@ -15,7 +15,7 @@ const (
 	CodeNotFound    Code = "not_found"
 	CodeConflict    Code = "conflict"
 	CodeNotStarted  Code = "not_started" // the task is not on an agent yet
-	CodeNoIdentity  Code = "no_identity" // no client certificate
+	CodeNoIdentity  Code = "no_identity" // neither a certificate nor a token that holds
 	CodeForbidden   Code = "forbidden"
 	CodeTooLarge    Code = "too_large"
 	CodeNotLeader   Code = "not_leader"  // ask the leader

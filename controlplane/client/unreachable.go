@@ -65,10 +65,10 @@ func (e *UnreachableError) Next() string {
 // has no values for them.
 var alerts = []struct{ alert, cause, next string }{
 	{"tls: expired certificate", "the server says that this certificate has ended", "check this machine's clock, then log in again with: tender login"},
-	{"tls: certificate required", "the server wants the certificate of an operator", "log in with: tender login"},
+	{"tls: certificate required", "the server wants a certificate", "log in with: tender login"},
 	{"tls: unknown certificate authority", "the server does not know who signed this certificate", "check that the address belongs to the fleet you logged in to"},
 	{"tls: no application protocol", "the server does not speak this API", "check the address and its port"},
-	{"tls: bad certificate", "the server refused this certificate: it is revoked or not an operator's", "log in again with: tender login"},
+	{"tls: bad certificate", "the server refused this certificate: it is revoked, or not for the API", "log in again with: tender login"},
 	{"tls: revoked certificate", "the server refused this certificate: it is revoked", "log in again with: tender login"},
 	{"tls: access denied", "the server refused this certificate", "log in again with: tender login"},
 }

@@ -111,8 +111,8 @@ func unmarshal(data []byte, into any) error {
 	return err
 }
 
-// encodeCommand writes a command as {"Time": t, KIND: {...}}: the kinds that
-// are not set would be most of its size.
+// encodeCommand writes a command as {"Time": t, KIND: {...}}, with "By" where
+// somebody asked for it: the kinds that are not set would be most of its size.
 //
 // The command is read back before it is accepted: one that is committed and
 // cannot be read stops every replica, at every start.
@@ -122,8 +122,12 @@ func encodeCommand(c state.Command) (cbor.RawMessage, error) {
 		return nil, err
 	}
 	var buf bytes.Buffer
-	buf.WriteByte(0xa2) // a map of two
-	for _, part := range []any{"Time", c.Time, name, payload} {
+	parts := []any{"Time", c.Time, name, payload}
+	if c.By != "" {
+		parts = append(parts, "By", c.By)
+	}
+	buf.WriteByte(0xa0 + byte(len(parts)/2)) // a map of so many
+	for _, part := range parts {
 		b, err := encMode.Marshal(part)
 		if err != nil {
 			return nil, err
@@ -160,6 +164,27 @@ type snapshot struct {
 	State *state.State `cbor:"state"`
 }
 
+// stored is a state as a snapshot may hold it.
+type stored struct {
+	state.State
+	// Operators were those with a certificate before they became principals.
+	Operators map[string]struct {
+		ID           string
+		CertNotAfter time.Time
+	}
+}
+
+// fold makes principals of the operators of an older snapshot.
+func (s *stored) fold() *state.State {
+	s.Normalize()
+	for _, id := range state.SortedKeys(s.Operators) {
+		if s.Principals[id] == nil {
+			s.Principals[id] = &state.Principal{ID: id, Kind: state.KindOperator, AllRoles: true, CertNotAfter: s.Operators[id].CertNotAfter}
+		}
+	}
+	return &s.State
+}
+
 // EncodeState writes a state as snapshots hold it. Equal states give equal
 // bytes.
 func EncodeState(s *state.State) ([]byte, error) {
@@ -168,7 +193,10 @@ func EncodeState(s *state.State) ([]byte, error) {
 
 // DecodeState is the inverse of EncodeState.
 func DecodeState(data []byte) (*state.State, error) {
-	snap := snapshot{State: new(state.State)}
+	var snap struct {
+		V     uint64  `cbor:"v"`
+		State *stored `cbor:"state"`
+	}
 	if err := unmarshal(data, &snap); err != nil {
 		return nil, err
 	}
@@ -178,11 +206,10 @@ func DecodeState(data []byte) (*state.State, error) {
 	case snap.State == nil:
 		return nil, errors.New("a snapshot without a state")
 	}
-	if err := noNilRecords(snap.State); err != nil {
+	if err := noNilRecords(&snap.State.State); err != nil {
 		return nil, err
 	}
-	snap.State.Normalize()
-	return snap.State, nil
+	return snap.State.fold(), nil
 }
 
 // noNilRecords refuses maps that hold null where a record belongs: Apply

@@ -139,6 +139,7 @@ func commands(f *filler) []state.Command {
 		var c state.Command
 		v := reflect.ValueOf(&c).Elem()
 		f.fill(v.FieldByName("Time"))
+		f.fill(v.FieldByName("By"))
 		v.Field(i).Set(reflect.New(v.Field(i).Type().Elem()))
 		f.fill(v.Field(i).Elem())
 		out = append(out, c)
@@ -203,6 +204,40 @@ func TestEveryFieldOfTheStateSurvives(t *testing.T) {
 		if again, _ := EncodeState(got); !bytes.Equal(again, data) || Hash(got) != Hash(&want) {
 			t.Fatalf("seed %d: equal states, other bytes", seed)
 		}
+	}
+}
+
+// A snapshot from before there were principals names its operators elsewhere.
+func TestOperatorsBecomePrincipals(t *testing.T) {
+	end := time.Unix(1_800_000_000, 0).UTC()
+	data, err := encMode.Marshal(map[string]any{"v": 1, "state": map[string]any{
+		"TrustDomain": "fleet.example",
+		"Operators":   map[string]any{"ann": map[string]any{"ID": "ann", "CertNotAfter": end}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodeState(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &state.Principal{ID: "ann", Kind: state.KindOperator, AllRoles: true, CertNotAfter: end}
+	if p := got.Principals["ann"]; !reflect.DeepEqual(p, want) || got.TrustDomain != "fleet.example" {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// Most commands are the leader's own, and they are what the log is full of.
+func TestNobodyCostsNothing(t *testing.T) {
+	c := state.Command{Kill: &state.Kill{ID: "t"}}
+	own, err := encodeCommand(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.By = "operator/alice"
+	asked, err := encodeCommand(c)
+	if err != nil || len(asked)-len(own) != len("By")+1+len(c.By)+1 || bytes.Contains(own, []byte("By")) {
+		t.Errorf("%d bytes without, %d with, %v", len(own), len(asked), err)
 	}
 }
 

@@ -13,6 +13,16 @@ import (
 // command changes nothing. A command without a kind panics: it was written by
 // a newer version, and going on without it would split the replicas.
 func (s *State) Apply(_ uint64, c Command) Result {
+	if c.By == "" {
+		return s.apply(&c)
+	}
+	asked := c // the copy is what goes to the heap: launches need none
+	r := s.apply(&asked)
+	s.record(&asked, r)
+	return r
+}
+
+func (s *State) apply(c *Command) Result {
 	switch {
 	case c.Observe != nil:
 		return s.observe(c.Time, c.Observe)
@@ -40,6 +50,8 @@ func (s *State) Apply(_ uint64, c Command) Result {
 		return s.certified(c.Certified)
 	case c.Revoke != nil:
 		return s.revoke(c.Time, c.Revoke)
+	case c.PutPrincipal != nil:
+		return s.putPrincipal(c.Time, c.PutPrincipal)
 	case c.PutReplica != nil:
 		r := *c.PutReplica
 		s.Replicas[r.ID] = &r
@@ -99,13 +111,16 @@ func (s *State) putToken(now time.Time, t *Token) Result {
 	if t.Hash == "" || t.Uses < 1 || !t.Expires.After(now) {
 		return refuse(Invalid, "a join token needs at least one use and an expiry in the future")
 	}
+	if err := CheckRoles(t.Kind, t.Roles, t.AllRoles); err != nil {
+		return refuse(Invalid, "%v", err)
+	}
 	for h, old := range s.Tokens { // forget what no longer opens anything
 		if old.Expires.Add(24 * time.Hour).Before(now) {
 			delete(s.Tokens, h)
 		}
 	}
 	c := *t
-	c.Created = now
+	c.Created, c.AllRoles = now, allRoles(t.Kind, t.Roles, t.AllRoles)
 	s.Tokens[t.Hash] = &c
 	return Result{}
 }
@@ -161,8 +176,11 @@ func (s *State) admit(now time.Time, c *Admit) Result {
 		}
 	case KindReplica:
 		s.Replicas[fleet.ReplicaID(id)] = &Replica{ID: fleet.ReplicaID(id), Addr: c.Addr, Joined: now}
-	case KindOperator:
-		s.Operators[fleet.OperatorID(id)] = &Operator{ID: fleet.OperatorID(id)}
+	case KindOperator, KindFramework, KindReader:
+		p := &Principal{ID: id, Kind: c.Kind, Roles: tok.Roles, AllRoles: allRoles(c.Kind, tok.Roles, tok.AllRoles), Created: now}
+		if r := s.addPrincipal(now, p); r.Kind != OK {
+			return r
+		}
 	default:
 		return refuse(Invalid, "a join token cannot admit a %s", c.Kind)
 	}
@@ -203,7 +221,7 @@ func (s *State) taken(kind IdentityKind, id string) bool {
 	case KindReplica:
 		return s.Replicas[fleet.ReplicaID(id)] != nil
 	default:
-		return s.Operators[fleet.OperatorID(id)] != nil
+		return s.Principals[id] != nil
 	}
 }
 
@@ -220,8 +238,14 @@ func (s *State) certified(c *Certified) Result {
 			a.KeyHash = c.KeyHash
 		}
 		s.Agents[a.ID] = &a
-	case KindOperator:
-		s.Operators[fleet.OperatorID(c.ID)] = &Operator{ID: fleet.OperatorID(c.ID), CertNotAfter: c.NotAfter}
+	case KindOperator, KindFramework, KindReader:
+		old := s.Principals[c.ID]
+		if old == nil || old.Kind != c.Kind || !old.Revoked.IsZero() {
+			return refuse(NotFound, "no %s %s", c.Kind, c.ID)
+		}
+		p := *old
+		p.CertNotAfter = c.NotAfter
+		s.Principals[p.ID] = &p
 	default: // replicas need no record of their certificate
 	}
 	return Result{}
@@ -230,6 +254,11 @@ func (s *State) certified(c *Certified) Result {
 func (s *State) revoke(now time.Time, c *Revoke) Result {
 	if _, done := s.Revoked[c.URI]; done {
 		return Result{Duplicate: true}
+	}
+	if c.Kind.IsPrincipal() {
+		if r := s.endPrincipal(now, c); r.Kind != OK {
+			return r
+		}
 	}
 	if c.Kind == KindAgent {
 		old := s.Agents[fleet.AgentID(c.ID)]

@@ -12,6 +12,9 @@ import (
 type Command struct {
 	// Time is the proposer's clock when it proposed; the state has none.
 	Time time.Time
+	// By is who asked for it, for the audit log: "operator/alice". What the
+	// leader proposes by itself has none and leaves no entry there.
+	By string
 
 	Bootstrap   *Bootstrap
 	PutToken    *Token
@@ -39,6 +42,8 @@ type Command struct {
 	SetActive      *SetActive
 	MarkGone       *MarkGone
 	SetMaintenance *SetMaintenance
+	// PutPrincipal adds a principal; Revoke ends it.
+	PutPrincipal *Principal
 }
 
 type (
@@ -191,6 +196,9 @@ type Token struct {
 	Labels  map[string]string
 	Uses    int // left
 	Expires time.Time
+	// Roles and AllRoles are those of the principals that it admits.
+	Roles    []fleet.Role
+	AllRoles bool
 	// Admitted are the ids it has admitted, by the hash of their keys: a machine
 	// that lost the answer may ask again with the same key.
 	Admitted map[string]string
@@ -203,9 +211,11 @@ type IdentityKind string
 
 // The kinds that a join token can admit.
 const (
-	KindAgent    IdentityKind = "agent"
-	KindReplica  IdentityKind = "replica"
-	KindOperator IdentityKind = "operator"
+	KindAgent     IdentityKind = "agent"
+	KindReplica   IdentityKind = "replica"
+	KindOperator  IdentityKind = "operator"
+	KindFramework IdentityKind = "framework"
+	KindReader    IdentityKind = "reader"
 )
 
 // Kind tells refusals apart for callers that act on them.

@@ -1,6 +1,6 @@
 // Package state is what the replicas agree on: admitted agents, roles,
-// frameworks, tasks, join tokens, revocations, trust roots. It is the
-// deterministic state machine behind Raft.
+// frameworks, tasks, principals, join tokens, revocations, trust roots, and who
+// asked for which change. It is the deterministic state machine behind Raft.
 //
 // The caller's loop, on every replica alike:
 //

@@ -22,7 +22,8 @@ type State struct {
 	Roles      map[fleet.Role]*Role
 	Frameworks map[fleet.FrameworkID]*Framework
 	Replicas   map[fleet.ReplicaID]*Replica
-	Operators  map[fleet.OperatorID]*Operator
+	// Principals are those who may use the API, by their ids.
+	Principals map[string]*Principal
 	// Tokens is keyed by the hash of the secret; the secret itself is nowhere.
 	Tokens map[string]*Token
 	// Revoked is keyed by the identity's URI.
@@ -32,6 +33,8 @@ type State struct {
 	Ended []fleet.TaskID
 	// EndedFrameworks lists those that were torn down, oldest first.
 	EndedFrameworks []fleet.FrameworkID
+	// Audit says who asked for what.
+	Audit AuditLog
 }
 
 // MaxEnded bounds the ended tasks that are kept.
@@ -106,12 +109,6 @@ type Replica struct {
 	Joined       time.Time
 }
 
-// Operator is a person or program that may use the API.
-type Operator struct {
-	ID           fleet.OperatorID
-	CertNotAfter time.Time
-}
-
 // New returns the empty state.
 func New() *State {
 	return &State{
@@ -120,7 +117,7 @@ func New() *State {
 		Roles:      map[fleet.Role]*Role{},
 		Frameworks: map[fleet.FrameworkID]*Framework{},
 		Replicas:   map[fleet.ReplicaID]*Replica{},
-		Operators:  map[fleet.OperatorID]*Operator{},
+		Principals: map[string]*Principal{},
 		Tokens:     map[string]*Token{},
 		Revoked:    map[string]time.Time{},
 	}
@@ -134,11 +131,12 @@ func (s *State) Clone() *State {
 	c.Roles = maps.Clone(s.Roles)
 	c.Frameworks = maps.Clone(s.Frameworks)
 	c.Replicas = maps.Clone(s.Replicas)
-	c.Operators = maps.Clone(s.Operators)
+	c.Principals = maps.Clone(s.Principals)
 	c.Tokens = maps.Clone(s.Tokens)
 	c.Revoked = maps.Clone(s.Revoked)
 	c.Ended = slices.Clone(s.Ended)
 	c.EndedFrameworks = slices.Clone(s.EndedFrameworks)
+	c.Audit = s.Audit.clone()
 	return &c
 }
 
@@ -150,7 +148,7 @@ func (s *State) Normalize() {
 	fill(&s.Roles, e.Roles)
 	fill(&s.Frameworks, e.Frameworks)
 	fill(&s.Replicas, e.Replicas)
-	fill(&s.Operators, e.Operators)
+	fill(&s.Principals, e.Principals)
 	fill(&s.Tokens, e.Tokens)
 	fill(&s.Revoked, e.Revoked)
 }

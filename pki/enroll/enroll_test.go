@@ -99,7 +99,7 @@ func ask(t *testing.T, srv *enroll.Server, req enroll.Request) (enroll.Reply, er
 }
 
 func TestJoinEveryKind(t *testing.T) {
-	for _, kind := range []pki.Kind{pki.KindAgent, pki.KindOperator, pki.KindReplica, pki.KindFramework} {
+	for _, kind := range []pki.Kind{pki.KindAgent, pki.KindOperator, pki.KindReplica, pki.KindFramework, pki.KindReader} {
 		t.Run(string(kind), func(t *testing.T) {
 			f := newFleet(t, nil)
 			line := f.line(kind)

@@ -96,9 +96,7 @@ func CleanName(hostname, fallback string) string {
 // Check reports whether r is well formed. It does not look at the requests for
 // certificates.
 func (r *Request) Check() error {
-	switch r.Kind {
-	case pki.KindAgent, pki.KindOperator, pki.KindReplica, pki.KindFramework:
-	default:
+	if !r.Kind.Valid() {
 		return fmt.Errorf("%w: kind %.20q", ErrMessage, string(r.Kind))
 	}
 	probe := pki.Identity{TrustDomain: "x", Kind: r.Kind, ID: r.Name}

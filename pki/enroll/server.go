@@ -236,7 +236,7 @@ func refusalOf(err error) *Refusal {
 	case errors.Is(err, ErrTokenExpired):
 		return &Refusal{Code: CodeTokenExpired, Text: "the join line has expired" + askOperator}
 	case errors.Is(err, ErrTokenWrongKind):
-		return &Refusal{Code: CodeWrongKind, Text: "the join line is for another kind of party (agent, operator, replica, framework)" + askOperator}
+		return &Refusal{Code: CodeWrongKind, Text: "the join line is for another kind of party (agent, operator, replica, framework, reader)" + askOperator}
 	case errors.Is(err, ErrRevoked):
 		return &Refusal{Code: CodeRevoked, Text: "the identity that this join line admitted has been revoked" + askOperator}
 	case errors.Is(err, pki.ErrCSR), errors.Is(err, ErrMessage), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -51,6 +51,7 @@ func testKinds(t *testing.T, s Signer, trustDomain string, root *x509.Certificat
 		pki.KindAgent:     {x509.ExtKeyUsageClientAuth},
 		pki.KindOperator:  {x509.ExtKeyUsageClientAuth},
 		pki.KindFramework: {x509.ExtKeyUsageClientAuth},
+		pki.KindReader:    {x509.ExtKeyUsageClientAuth},
 		pki.KindReplica:   {x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	} {
 		key := Key(t)

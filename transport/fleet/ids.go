@@ -10,7 +10,6 @@ import (
 type (
 	AgentID     string
 	ReplicaID   string
-	OperatorID  string
 	FrameworkID string
 	TaskID      string
 	OfferID     string

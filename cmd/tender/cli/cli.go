@@ -39,6 +39,8 @@ type app struct {
 	env      map[string]string
 	now      func() time.Time
 	settings settings
+	// tokenFlag: --token-file was given, so it goes before TENDER_TOKEN.
+	tokenFlag bool
 }
 
 // Run runs the command with the arguments after its name and returns its exit
@@ -174,9 +176,10 @@ func (a *app) root() *cobra.Command {
 		Long: `Run work on a fleet of machines and see what it does.
 
 tender asks the control plane: on a replica over its unix socket, anywhere else
-with a credential that 'tender login' stores. Settings may also stand in the
-configuration file and in the environment: TENDER_SERVER, TENDER_CREDENTIALS,
-TENDER_SOCKET, TENDER_OUTPUT, TENDER_CONFIG.`,
+with a credential or token that 'tender login' stores. Settings may also stand
+in the configuration file and in the environment: TENDER_SERVER,
+TENDER_CREDENTIALS, TENDER_SOCKET, TENDER_OUTPUT, TENDER_PIN, TENDER_TOKEN_FILE,
+TENDER_CONFIG. TENDER_TOKEN may hold a token itself.`,
 		Example: `  tender token create --site lab --ttl 1h
   tender run --gpus 1 --attach docker.io/library/busybox:1.36 -- echo hello
   tender ps`,
@@ -191,14 +194,16 @@ TENDER_SOCKET, TENDER_OUTPUT, TENDER_CONFIG.`,
 	})
 	f := root.PersistentFlags()
 	f.String("server", "", "replicas to ask, as HOST:PORT,...")
-	f.String("credentials", "", "directory with the operator's credential (default ~/.config/tender/credentials)")
+	f.String("credentials", "", "directory with the caller's credential or token (default ~/.config/tender/credentials)")
+	f.String("token-file", "", "file with a token to show instead of a credential, - for stdin")
+	f.String("pin", "", "pin of the fleet's root, sha256:..., that servers are known by when a token is shown")
 	f.String("socket", "", "unix socket of the replica on this machine (default "+defaultSocket+")")
 	f.StringP("output", "o", "", "how to print: table or json (default table)")
 	f.String("config", "", "configuration file (default ~/.config/tender/config.yaml)")
 	root.AddCommand(
 		a.runCommand(), a.psCommand(), a.taskCommand(), a.whyCommand(),
 		a.agentsCommand(), a.agentCommand(), a.offersCommand(), a.replicasCommand(),
-		a.tokenCommand(), a.loginCommand(), a.versionCommand(),
+		a.tokenCommand(), a.principalCommand(), a.auditCommand(), a.loginCommand(), a.versionCommand(),
 	)
 	group(root)
 	return root

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,14 +33,23 @@ type settings struct {
 	servers     []string
 	credentials string
 	socket      string
+	pin         string
+	tokenFile   string
 	json        bool
 	// socketAsked: the socket was named, so it goes before a stored login.
 	socketAsked bool
 }
 
 // keys are the settings of the configuration file; each is a flag too, and a
-// variable with TENDER_ before it.
-func keys() []string { return []string{"credentials", "output", "server", "socket"} }
+// variable with TENDER_ before it. A token itself is none of them: it stands in
+// a file or in TENDER_TOKEN.
+func keys() []string {
+	return []string{"credentials", "output", "pin", "server", "socket", "token-file"}
+}
+
+func variable(key string) string {
+	return "TENDER_" + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+}
 
 // configure reads the settings: flags go before the environment, and that
 // before the file.
@@ -50,7 +60,7 @@ func (a *app) configure(flags *pflag.FlagSet) error {
 	}
 	fromEnv := map[string]any{}
 	for _, k := range keys() {
-		if val := a.env["TENDER_"+strings.ToUpper(k)]; val != "" {
+		if val := a.env[variable(k)]; val != "" {
 			fromEnv[k] = val
 		}
 	}
@@ -66,7 +76,10 @@ func (a *app) configure(flags *pflag.FlagSet) error {
 }
 
 func (a *app) settle(v *viper.Viper, flags *pflag.FlagSet) error {
-	s := settings{credentials: a.homePath(v.GetString("credentials")), socket: a.homePath(v.GetString("socket"))}
+	s := settings{
+		credentials: a.homePath(v.GetString("credentials")), socket: a.homePath(v.GetString("socket")),
+		pin: v.GetString("pin"), tokenFile: a.homePath(v.GetString("token-file")),
+	}
 	switch out := v.GetString("output"); out {
 	case "", "table":
 	case "json":
@@ -88,7 +101,7 @@ func (a *app) settle(v *viper.Viper, flags *pflag.FlagSet) error {
 	}
 	// What was said nearer to the command decides.
 	s.socketAsked = a.nearness(flags, "socket", s.socket != "") > a.nearness(flags, "server", len(s.servers) > 0)
-	a.settings = s
+	a.settings, a.tokenFlag = s, flags.Changed("token-file")
 	return nil
 }
 
@@ -99,7 +112,7 @@ func (a *app) nearness(flags *pflag.FlagSet, key string, set bool) int {
 		return 0
 	case flags.Changed(key):
 		return 3
-	case a.env["TENDER_"+strings.ToUpper(key)] != "":
+	case a.env[variable(key)] != "":
 		return 2
 	default:
 		return 1
@@ -186,23 +199,36 @@ func (a *app) credentialDir() string {
 // the servers of a stored login, the socket of a replica on this machine.
 func (a *app) connect() (*client.Client, error) {
 	s := a.settings
+	dir := a.credentialDir()
 	cfg := client.Config{Version: version.Get().Version}
-	cred, err := pki.LoadDir(a.credentialDir())
+	cred, err := pki.LoadDir(dir)
+	token, stored, tokenErr := a.token(dir)
+	if tokenErr != nil {
+		return nil, tokenErr
+	}
 	switch {
 	case s.socketAsked:
 		cfg.Socket = s.socket
 	case len(s.servers) > 0:
 		cfg.Servers = s.servers
-	case cred != nil:
-		cfg.Servers = readServers(a.credentialDir())
+	case cred != nil, token != "":
+		cfg.Servers = readServers(dir)
 	}
 	if len(cfg.Servers) == 0 && cfg.Socket == "" {
+		if token != "" && !stored {
+			return nil, hint("name a replica with --server HOST:PORT", "there is a token, and no server to show it to")
+		}
 		cfg.Socket = defaultSocket
 	}
 	needed := len(cfg.Servers) > 0 || s.credentials != ""
 	switch {
+	case token != "":
+		cfg.Token, cfg.Pin, cfg.Credential = token, cmp.Or(s.pin, readPin(dir)), cred
+		if needed && cfg.Pin == "" && cred == nil {
+			return nil, hint("give the pin that came with the token: --pin sha256:...", "there is nothing to know the fleet's servers by")
+		}
 	case err != nil && needed && errors.Is(err, pki.ErrNotJoined):
-		return nil, hint("log in with 'tender login', or name the directory with --credentials", "there is no credential in %s", a.credentialDir())
+		return nil, hint("log in with 'tender login', or name the directory with --credentials", "there is no credential in %s", dir)
 	case err != nil && needed:
 		return nil, fmt.Errorf("credential: %w", err)
 	case err == nil:

@@ -30,30 +30,37 @@ func (a *app) loginCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "login [JOIN-LINE]",
-		Short: "Become an operator of a fleet on this machine",
-		Long: `Become an operator of a fleet on this machine.
+		Short: "Become a user of a fleet on this machine",
+		Long: `Become a user of a fleet on this machine: an operator, a framework, a reader.
 
 The join line comes from 'tender token create --kind operator'. It is a secret:
 without an argument it is read from stdin, so that it need not stand in a
-command line. The key is made here and does not leave this machine.`,
+command line. The key is made here and does not leave this machine.
+
+With --token-file a token of 'tender principal create' is stored instead, after
+the servers have accepted it; the pin is what they are known by.`,
 		Example: `  tender login
-  ssh tender-1 sudo tender token create --kind operator | tender login`,
+  ssh tender-1 sudo tender token create --kind operator | tender login
+  tender login --token-file token --server tender-1 --pin sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU`,
 		Args: arity(0, 1, ""),
 		RunE: a.do(func(ctx context.Context, args []string) error {
+			dir := a.credentialDir()
+			ctx, cancel := context.WithTimeout(ctx, wait)
+			defer cancel()
+			if a.settings.tokenFile != "" && len(args) == 0 {
+				return a.loginByToken(ctx, dir, force)
+			}
 			line, err := a.readLine(args)
 			if err != nil {
 				return err
 			}
-			if line.Kind != pki.KindOperator {
+			if !line.Kind.UsesAPI() {
 				return hint("make one for an operator with: tender token create --kind operator", "this join line admits a %s", line.Kind)
 			}
-			dir := a.credentialDir()
-			if old, err := pki.LoadDir(dir); err == nil && a.now().Before(old.Leaf().NotAfter) && !force {
-				return hint("use another directory with --credentials, or replace it with --force", "%s already holds the credential of %s", dir, old.Identity)
+			if err := a.keepCredential(dir, force); err != nil {
+				return err
 			}
-			ctx, cancel := context.WithTimeout(ctx, wait)
-			defer cancel()
-			return a.login(ctx, line, cmp.Or(name, a.env["USER"], a.env["LOGNAME"], "operator"), dir)
+			return a.login(ctx, line, cmp.Or(name, a.env["USER"], a.env["LOGNAME"], string(line.Kind)), dir)
 		}),
 	}
 	cmd.Flags().StringVar(&name, "name", "", "what to be called (default: the user's name here)")
@@ -112,7 +119,7 @@ func (a *app) login(ctx context.Context, line pki.JoinLine, name, dir string) er
 	if len(servers) == 0 {
 		servers = line.Addrs
 	}
-	if err := saveServers(dir, servers); err != nil {
+	if err := errors.Join(saveServers(dir, servers), forget(dir, tokenFile, pinFile)); err != nil {
 		return fmt.Errorf("save servers: %w", err)
 	}
 	fmt.Fprintf(a.Err, "You are %s until %s. The credential is in %s.\n",

@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/api/apitest"
+	replicated "github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/pki/enroll/enrolltest"
@@ -24,6 +26,7 @@ import (
 
 // replica is both doors of one: enrol/1 over QUIC and the API over TLS.
 type replica struct {
+	fleet    *apitest.Fleet
 	ca       *pkitest.CA
 	registry *enrolltest.Registry
 	enrol    string
@@ -38,6 +41,7 @@ func newReplica(t *testing.T) *replica {
 	r := &replica{ca: ca, registry: enrolltest.NewRegistry(apitest.TrustDomain, time.Now)}
 
 	f := apitest.New()
+	r.fleet = f
 	f.AddAgent("a1", apitest.Capacity(8, 16384), fleet.Agent{})
 	o := f.Options()
 	o.Local = false
@@ -130,6 +134,121 @@ func TestLogin(t *testing.T) {
 	code, _, errs = runIn(t, home, "", "login", "--force", "--name", "bob", r.line(pki.KindOperator).String())
 	if code != 0 || !strings.Contains(errs, "operator/bob") {
 		t.Errorf("forced login: %d %q", code, errs)
+	}
+}
+
+// token makes a principal and returns its token.
+func (r *replica) token(t *testing.T, id string, kind replicated.IdentityKind, roles ...fleet.Role) string {
+	t.Helper()
+	token := access.Token(id, pki.NewSecret())
+	results, err := r.fleet.Propose(t.Context(), replicated.Command{Time: r.fleet.Now(), PutPrincipal: &replicated.Principal{
+		ID: id, Kind: kind, Roles: roles, SecretHash: pki.HashSecret(token), Expires: r.fleet.Now().Add(time.Hour),
+	}})
+	if err != nil || results[0].Err() != nil {
+		t.Fatal(err, results)
+	}
+	return token
+}
+
+// Somebody who has only a token uses the command like everybody else.
+func TestLoginWithAToken(t *testing.T) {
+	r := newReplica(t)
+	home, pin := t.TempDir(), pki.Pin(r.ca.Root)
+	dir := filepath.Join(home, ".config/tender/credentials")
+	board := r.token(t, "board", replicated.KindReader)
+	file := filepath.Join(home, "board.token")
+	if err := os.WriteFile(file, []byte(board+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := runIn(t, home, "", "login", "--token-file", file, "--server", r.api, "--pin", pin)
+	if code != 0 || out != "" || errs != "You are reader/board. The token is in "+dir+".\n" {
+		t.Fatalf("login: %d %q %q", code, out, errs)
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "token"): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	// The login is all the setting up there is.
+	if code, out, errs := runIn(t, home, "", "agents"); code != 0 || !strings.Contains(out, "\na1 ") {
+		t.Errorf("agents: %d %q %q", code, out, errs)
+	}
+	code, _, errs = runIn(t, home, "", "agent", "revoke", "a1")
+	if code != 1 || errs != "error: reader/board may only look; this changes something\nnext:  ask an operator, or log in as one: tender login\n" {
+		t.Errorf("revoke: %d %q", code, errs)
+	}
+	// Another token for once, from stdin; the stored login says where and whom.
+	m := r.token(t, "m", replicated.KindFramework, "a")
+	if code, out, errs := runIn(t, home, m+"\n", "ps", "--token-file", "-"); code != 0 || !strings.HasPrefix(out, "TASK") {
+		t.Errorf("ps by m: %d %q %q", code, out, errs)
+	}
+	if code, _, errs := runIn(t, home, m, "agents", "--token-file", "-"); code != 1 || !strings.Contains(errs, "error: framework/m may only deal with tasks in its roles") {
+		t.Errorf("agents by m: %d %q", code, errs)
+	}
+	// A second login does not throw the first away unasked.
+	again := []string{"login", "--token-file", "-", "--server", r.api, "--pin", pin}
+	if code, _, errs := runIn(t, home, m, again...); code != 1 || !strings.Contains(errs, "already holds a token") {
+		t.Errorf("second login: %d %q", code, errs)
+	}
+	if code, _, errs := runIn(t, home, m, append(again, "--force")...); code != 0 || !strings.Contains(errs, "You are framework/m.") {
+		t.Errorf("forced login: %d %q", code, errs)
+	}
+	// A certificate takes the token's place, and the other way round.
+	if code, _, errs := runIn(t, home, r.line(pki.KindFramework).String(), "login", "--name", "certified"); code != 0 || !strings.Contains(errs, "framework/certified") {
+		t.Errorf("login with a line: %d %q", code, errs)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "token")); err == nil {
+		t.Error("the token is still there")
+	}
+	if code, _, errs := runIn(t, home, m, again...); code != 1 || !strings.Contains(errs, "already holds the credential of spiffe://fleet.example/framework/certified") {
+		t.Errorf("over a certificate: %d %q", code, errs)
+	}
+}
+
+func TestTokenInTheEnvironment(t *testing.T) {
+	r := newReplica(t)
+	pin, m := pki.Pin(r.ca.Root), r.token(t, "m", replicated.KindFramework, "a")
+	run := func(env []string, args ...string) (int, string, string) {
+		var o, e bytes.Buffer
+		code := Run(t.Context(), args, append(env, "HOME="+t.TempDir()), Streams{In: strings.NewReader(""), Out: &o, Err: &e})
+		return code, o.String(), e.String()
+	}
+	token := "TENDER_TOKEN=" + m
+	if code, out, errs := run([]string{token, "TENDER_SERVER=" + r.api, "TENDER_PIN=" + pin}, "ps"); code != 0 || !strings.HasPrefix(out, "TASK") {
+		t.Errorf("all in the environment: %d %q %q", code, out, errs)
+	}
+	for _, tt := range []struct {
+		name string
+		env  []string
+		args []string
+		says string
+	}{
+		{"no server", []string{token}, nil, "error: there is a token, and no server to show it to\nnext:  name a replica with --server HOST:PORT\n"},
+		{"no pin", []string{token}, []string{"--server", r.api}, "error: there is nothing to know the fleet's servers by\nnext:  give the pin that came with the token: --pin sha256:...\n"},
+		{"another fleet's pin", []string{token}, []string{"--server", r.api, "--pin", pki.Pin(pkitest.New(t, apitest.TrustDomain).Root)}, "check the address"},
+		{"mistyped", []string{token + "x"}, []string{"--server", r.api, "--pin", pin}, "error: this token is not known: it is mistyped, of another fleet, or was withdrawn\nnext:  log in with: tender login\n"},
+		{"no such file", nil, []string{"--token-file", "/nonexistent"}, "error: read token: open /nonexistent: no such file or directory\n"},
+		{"an empty file", nil, []string{"--token-file", os.DevNull}, "error: there is no token in /dev/null\n"},
+	} {
+		code, _, errs := run(tt.env, append(tt.args, "ps")...)
+		if code != 1 || !strings.Contains(errs, tt.says) || strings.Contains(errs, m[2:]) {
+			t.Errorf("%s: %d %q", tt.name, code, errs)
+		}
+	}
+}
+
+// A stored token that others can read is not used.
+func TestStoredTokenForEverybody(t *testing.T) {
+	home := t.TempDir()
+	dir := filepath.Join(home, ".config/tender/credentials")
+	if err := saveToken(dir, "m.x", "sha256:x", []string{"r1:7443"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "token"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := runIn(t, home, "", "ps"); code != 1 || !strings.Contains(errs, "others can read the token") {
+		t.Errorf("%d %q", code, errs)
 	}
 }
 

@@ -34,6 +34,7 @@ The line is one word. Whoever has it can join the fleet until it expires or is
 used up, so pass it on like a password. It is printed once and stored nowhere.`,
 		Example: `  tender token create --site lab --label disk=ssd --uses 10 --ttl 24h
   tender token create --kind operator --ttl 15m
+  tender token create --kind framework --role research --ttl 10m
   tender token create --kind replica --ttl 10m`,
 		Args: arity(0, 0, ""),
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -57,7 +58,8 @@ used up, so pass it on like a password. It is printed once and stored nowhere.`,
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&in.Kind, "kind", "agent", "who may join with it: agent, replica or operator")
+	f.StringVar(&in.Kind, "kind", "agent", "who may join with it: agent, replica, operator, framework or reader")
+	roleFlags(f, &in.Roles, &in.AllRoles)
 	f.StringVar(&in.Site, "site", "", "where the agents stand")
 	f.StringArrayVar(&labelFlags, "label", nil, "label of the agents, as KEY=VALUE; may be repeated")
 	f.IntVar(&in.Uses, "uses", 1, "how many may join with it")
@@ -69,7 +71,7 @@ func joinHint(kind string) string {
 	switch kind {
 	case "replica":
 		return "Use it on the new replica with: tenderd join LINE"
-	case "operator":
+	case "operator", "framework", "reader":
 		return "Use it where tender is to be run with: tender login"
 	default:
 		return "Use it on the machine with: tender-agent join LINE"
@@ -95,9 +97,9 @@ func (a *app) tokenList() *cobra.Command {
 					if !a.now().Before(t.Expires) {
 						expires = "expired " + expires
 					}
-					rows = append(rows, []string{t.ID, t.Kind, t.Site, labels(t.Labels), strconv.Itoa(t.Uses), expires, ago(a.now(), t.Created)})
+					rows = append(rows, []string{t.ID, t.Kind, roles(t.Roles, t.AllRoles), t.Site, labels(t.Labels), strconv.Itoa(t.Uses), expires, ago(a.now(), t.Created)})
 				}
-				table(w, "TOKEN KIND SITE LABELS USES_LEFT EXPIRES CREATED", rows)
+				table(w, "TOKEN KIND ROLES SITE LABELS USES_LEFT EXPIRES CREATED", rows)
 			})
 		}),
 	}

@@ -203,6 +203,13 @@ func (f *Fleet) Read(ctx context.Context, fn func(*state.State)) error {
 	return nil
 }
 
+// Stale calls fn with the state, as a follower would too.
+func (f *Fleet) Stale(fn func(*state.State)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn(f.st)
+}
+
 // Soft tells of offers and agents.
 func (f *Fleet) Soft(ctx context.Context) (api.Soft, error) {
 	if err := f.check(ctx); err != nil {
