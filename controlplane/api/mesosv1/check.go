@@ -22,7 +22,11 @@ func check(m protoreflect.Message) error {
 	if len(c.missing) == 0 {
 		return nil
 	}
-	return errors.New("required and missing: " + strings.Join(c.missing, ", "))
+	text := "required and missing: " + strings.Join(c.missing, ", ")
+	if len(c.missing) == maxMissing {
+		text += " and maybe more"
+	}
+	return errors.New(text)
 }
 
 type checker struct{ missing []string }

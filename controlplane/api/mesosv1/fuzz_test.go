@@ -19,9 +19,13 @@ import (
 // FuzzCall reads arbitrary bodies: nothing panics, a refusal can be sent, and
 // what is accepted can be sent on in both encodings and means the same.
 func FuzzCall(f *testing.F) {
-	for _, c := range golden {
-		f.Add(true, encode(f, JSON, c.m))
-		f.Add(false, encode(f, Protobuf, c.m))
+	for _, body := range valid {
+		c, err := DecodeCall(JSON.ContentType(), []byte(body))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(true, []byte(body))
+		f.Add(false, encode(f, Protobuf, c))
 	}
 	for _, m := range examples(&pb.Call{}, 8, maker{}) {
 		f.Add(true, encode(f, JSON, m))

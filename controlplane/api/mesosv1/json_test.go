@@ -231,6 +231,7 @@ func TestJSONRefuses(t *testing.T) {
 		{"true for a number", `{"refuse_seconds": true}`, `takes a number, not true`, &pb.Filters{}},
 		{"a fraction", `{"begin": 1.5, "end": 2}`, `begin: 1.5 is not a whole number`, &pb.Value_Range{}},
 		{"a large exponent", `{"begin": 1e400000000, "end": 2}`, `is not a whole number`, &pb.Value_Range{}},
+		{"a large number with a fraction", `{"begin": 9007199254740994.0, "end": 2}`, `begin: write 9007199254740994.0 without fraction and exponent`, &pb.Value_Range{}},
 		{"less than nothing", `{"begin": -1, "end": 2}`, `begin: -1 is not from 0 to 18446744073709551615`, &pb.Value_Range{}},
 		{"more than 64 bits", `{"begin": 18446744073709551616, "end": 2}`, `is not from 0 to`, &pb.Value_Range{}},
 		{"more than 32 bits", `{"port": 2147483648}`, `port: 2147483648 is not from -2147483648 to 2147483647`, &pb.Address{}},
@@ -251,6 +252,11 @@ func TestJSONRefuses(t *testing.T) {
 		{
 			"missing fields", `{"subscribe": {"framework_info": {}}, "accept": {"offer_ids": [{"value": "o"}, {}]}}`,
 			"required and missing: subscribe.framework_info.user, subscribe.framework_info.name, accept.offer_ids[1].value", &pb.Call{},
+		},
+		{
+			"many missing fields", `{"offer_ids": [{}, {}, {}, {}, {}, {}, {}, {}, {}, {}]}`,
+			"required and missing: offer_ids[0].value, offer_ids[1].value, offer_ids[2].value, offer_ids[3].value, " +
+				"offer_ids[4].value, offer_ids[5].value, offer_ids[6].value, offer_ids[7].value and maybe more", &pb.Call_Decline{},
 		},
 		{
 			"missing fields in a map", `{"role_constraints": {"a": {}, "b": {"groups": [{"attribute_constraints": [{"predicate": {}}]}]}}}`,

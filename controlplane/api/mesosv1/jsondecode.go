@@ -194,9 +194,12 @@ func (d *jsonReader) entry(f protoreflect.FieldDescriptor, m protoreflect.Map, k
 	return err
 }
 
-// skip passes over one value.
+// skip passes over one value. What is of no use may not be much either.
 func (d *jsonReader) skip() error {
 	for level := d.depth; ; {
+		if err := d.element(); err != nil {
+			return err
+		}
 		if _, err := d.token(); err != nil {
 			return err
 		}

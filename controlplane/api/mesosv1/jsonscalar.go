@@ -148,8 +148,11 @@ func whole(t json.Token) (string, error) {
 		return s, nil
 	}
 	x, err := strconv.ParseFloat(s, 64)
-	if err != nil || x != math.Trunc(x) || math.Abs(x) > exact {
+	switch {
+	case err != nil || x != math.Trunc(x):
 		return "", fmt.Errorf("%.40s is not a whole number", s)
+	case math.Abs(x) > exact:
+		return "", fmt.Errorf("write %.40s without fraction and exponent: it is too large to be exact", s)
 	}
 	return strconv.FormatInt(int64(x), 10), nil
 }

@@ -14,8 +14,9 @@ const (
 	// launches thousands of tasks.
 	MaxCall = 8 << 20
 	// MaxElements bounds the messages, list elements and map entries in one
-	// message: two bytes on the wire can stand for hundreds in memory, so its
-	// length alone does not bound what reading it takes.
+	// message, and what its JSON has under unknown keys: two bytes on the wire
+	// can stand for hundreds in memory, so its length alone does not bound what
+	// reading it takes.
 	MaxElements = 1 << 18
 	// MaxDepth bounds how deep messages, and in JSON all values, nest. The
 	// deepest place of a call is less than half of it.

@@ -30,6 +30,11 @@ func TestTooManyElements(t *testing.T) {
 	}
 }
 
+func TestTooMuchUnderUnknownKeys(t *testing.T) {
+	tooMuch(t, JSON, []byte(`{"x":[`+strings.TrimSuffix(strings.Repeat("0,", MaxElements), ",")+`]}`), &pb.Filters{})
+	tooMuch(t, JSON, []byte(`{`+strings.TrimSuffix(strings.Repeat(`"x":0,`, MaxElements+1), ",")+`}`), &pb.Filters{})
+}
+
 // Messages, the elements of lists and the entries of maps count, whatever is in
 // them.
 func TestElements(t *testing.T) {

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 func TestRecords(t *testing.T) {
@@ -175,8 +177,11 @@ func TestRecordsOverHTTP(t *testing.T) {
 		}
 	}))
 	defer s.Close()
+	done := sync.OnceFunc(func() { close(next) })
+	defer done()
 	next <- "first" // the response begins with it
-	resp, err := http.Post(s.URL, "application/json", nil)
+	c := &http.Client{Timeout: 10 * time.Second}
+	resp, err := c.Post(s.URL, "application/json", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +197,7 @@ func TestRecordsOverHTTP(t *testing.T) {
 		case "second":
 			next <- "third"
 		default:
-			close(next)
+			done()
 		}
 	}
 	if _, err := r.ReadRecord(); err != io.EOF {
