@@ -59,19 +59,28 @@ build: deps ## build bin/tender, bin/tenderd, bin/tender-agent, bin/tender-log
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(BIN) ./cmd/tender-log
 	CGO_ENABLED=1 go build -trimpath -ldflags '$(STAMP) -extldflags=-Wl,-z,lazy' -o $(BIN) ./cmd/tender-agent
 
-# go generate installs the plugins it needs, in the versions of go.mod.
+# Where schemas are, and the code of them that generate writes, with the plugin
+# in the version of go.mod.
+SCHEMAS := transport/wire/pb controlplane/api/mesosv1/pb
+OUT     := .
+
 generate: deps ## write the generated code anew
 	@mkdir -p $(BIN)/tools
-	GOBIN=$(BIN)/tools PATH=$(BIN)/tools:$$PATH go generate ./...
+	GOBIN=$(BIN)/tools go install google.golang.org/protobuf/cmd/protoc-gen-go
+	for dir in $(SCHEMAS); do
+		mkdir -p "$(OUT)/$$dir"
+		PATH=$(BIN)/tools:$$PATH protoc -I "$$dir" --go_out="$(OUT)/$$dir" --go_opt=paths=source_relative "$$dir"/*.proto
+	done
 
 generate-check: deps
 	@tmp=$$(mktemp -d)
 	trap 'rm -rf "$$tmp"' EXIT
-	GOBIN=$$tmp go install google.golang.org/protobuf/cmd/protoc-gen-go
-	PATH=$$tmp:$$PATH protoc -I transport/wire/pb --go_out="$$tmp" --go_opt=paths=source_relative wire.proto
-	# Machines differ in protoc's version, which stands in the file's head.
-	diff -u -I '^// 	protoc  ' transport/wire/pb/wire.pb.go "$$tmp/wire.pb.go" ||
-		{ echo 'generate-check: transport/wire/pb is not what its schema says: make generate' >&2; exit 1; }
+	$(MAKE) generate OUT="$$tmp"
+	for dir in $(SCHEMAS); do
+		# Machines differ in protoc's version, which stands in the files' heads.
+		diff -ru -I '^// 	protoc  ' -x '*.proto' -x doc.go "$$dir" "$$tmp/$$dir" ||
+			{ echo "generate-check: $$dir is not what its schemas say: make generate" >&2; exit 1; }
+	done
 
 fmt: ## format the code
 	@$(TOOL) gofumpt -w .

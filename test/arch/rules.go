@@ -161,9 +161,9 @@ var owners = []owner{
 	},
 	{
 		[]string{"google.golang.org/protobuf/...", "google.golang.org/grpc/..."},
-		[]string{"./transport/wire/..."},
+		[]string{"./transport/wire/...", "./controlplane/api/mesosv1/..."},
 		false,
-		"generated types are a wire format, not nouns: translate in wire",
+		"generated types are a wire format, not nouns: translate at the edge, in wire and in mesosv1",
 	},
 	{
 		[]string{"github.com/hashicorp/..."},
