@@ -21,7 +21,7 @@ func (c *LaunchGroup) audit(Result) (action, target, detail string) {
 	for i := range c.Tasks {
 		ids[i] = string(c.Tasks[i].ID)
 	}
-	return "task.launch", strings.Join(ids, ","), "as a group"
+	return "task.launch-group", strings.Join(ids, ","), ""
 }
 
 func (c *Acknowledge) audit(Result) (action, target, detail string) {
