@@ -333,6 +333,17 @@ func (a *Allocator) Convert(f fleet.FrameworkID, r fleet.Role, id fleet.AgentID,
 	a.refresh(ag)
 }
 
+// Reserve changes for whom free resources of an agent are. Where they are not
+// free it changes nothing.
+func (a *Allocator) Reserve(id fleet.AgentID, from, to fleet.Resources) {
+	if ag := a.agents[id]; ag != nil && ag.free.Contains(from) {
+		a.discount(ag)
+		ag.Capacity.Total = ag.Capacity.Total.Sub(from).Add(to)
+		a.count(ag)
+		a.refresh(ag)
+	}
+}
+
 // Free returns what is neither used nor on offer on an agent.
 func (a *Allocator) Free(id fleet.AgentID) fleet.Resources {
 	if ag := a.agents[id]; ag != nil {

@@ -43,6 +43,17 @@ func (a *Allocator) SetFramework(info fleet.FrameworkInfo) error {
 	return nil
 }
 
+// Check reports what is wrong with a framework's description, before anything
+// is decided on it.
+func (*Allocator) Check(info fleet.FrameworkInfo) error {
+	for _, r := range sorted(info.Constraints) {
+		if _, err := compile(info.Constraints[r]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // describe gives a client what its framework said of its role.
 func (a *Allocator) describe(c *client) {
 	c.min, c.match = a.opt.Min, c.framework.constraints[c.role.name]

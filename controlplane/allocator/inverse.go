@@ -28,6 +28,13 @@ func (a *Allocator) announce(ag *agent, w *fleet.Unavailability) {
 	}
 }
 
+// AskAgain has a framework asked once more: it was not there, or it forgot.
+func (a *Allocator) AskAgain(f fleet.FrameworkID) {
+	for _, ag := range a.windows {
+		delete(ag.asked, f)
+	}
+}
+
 // Requests returns the inverse offers to make now. Each framework that holds
 // something on an agent is asked once per announcement.
 func (a *Allocator) Requests() []Request {

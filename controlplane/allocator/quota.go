@@ -158,6 +158,18 @@ func (acc *account) limiting(i int, n int64) *account {
 	return nil
 }
 
+// Exceeds reports whether a role or one above it holds more than its limit.
+func (a *Allocator) Exceeds(r fleet.Role) bool {
+	for at := a.account(r); at != nil; at = at.parent {
+		for _, i := range at.limited {
+			if at.consumed.at(i) > at.limit.at(i) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // spare is how much of a name may be given beyond guarantees: what is free in
 // the whole fleet less what is held back for guarantees.
 func (a *Allocator) spare(i int) int64 {

@@ -178,7 +178,7 @@ func (r *Run) offered(offers []fleet.Offer) []leader.Event {
 			answers = append(answers, leader.Decline{Framework: RunID, Offers: []fleet.OfferID{o.ID}})
 			continue
 		}
-		answers = append(answers, leader.Accept{Framework: RunID, Offers: []fleet.OfferID{o.ID}, Launches: launches})
+		answers = append(answers, leader.Accept{Framework: RunID, Offers: []fleet.OfferID{o.ID}, Operations: []leader.Operation{{Launch: launches}}})
 	}
 	return append(r.demands(), answers...)
 }

@@ -67,7 +67,7 @@ func show(calls []leader.Event) string {
 			out = append(out, fmt.Sprintf("demand %s [%s]", c.Role, strings.Join(counts, " ")))
 		case leader.Accept:
 			s := "accept " + string(c.Offers[0])
-			for _, l := range c.Launches {
+			for _, l := range c.Operations[0].Launch {
 				s += fmt.Sprintf(" %s(%v)", l.Task, l.Resources)
 			}
 			out = append(out, s)

@@ -13,10 +13,19 @@ import (
 // refreshAgent tells the allocator what an agent is now.
 func (l *Leader) refreshAgent(id fleet.AgentID) {
 	rec, a := l.st.Agents[id], l.agents[id]
-	n := allocator.Agent{ID: id, Hostname: rec.Hostname, Site: rec.Site, Labels: rec.Labels, Capacity: rec.Capacity}
+	n := allocator.Agent{ID: id, Hostname: rec.Hostname, Site: rec.Site, Labels: rec.Labels, Capacity: rec.Capacity, Unavailable: rec.Window}
+	n.Capacity.Total = rec.Total()
 	switch {
+	case !rec.Gone.IsZero():
+		n.Inactive = "gone"
 	case rec.Revoked:
 		n.Inactive = "revoked"
+	case rec.Drain != nil && rec.Drain.Done.IsZero():
+		n.Inactive = "draining"
+	case rec.Drain != nil:
+		n.Inactive = "drained"
+	case rec.Deactivated:
+		n.Inactive = "deactivated"
 	case a.session == 0:
 		n.Inactive = "disconnected"
 	}

@@ -1,6 +1,8 @@
 package leader
 
 import (
+	"slices"
+
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -13,9 +15,39 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.observed(c.Observe, r)
 	case c.Launch != nil:
 		l.launched(c.Launch, r)
+	case c.LaunchGroup != nil:
+		for i := range c.LaunchGroup.Tasks {
+			l.launched(&c.LaunchGroup.Tasks[i], r)
+		}
+	case c.Acknowledge != nil:
+		if t := l.st.Tasks[c.Acknowledge.Task]; t != nil && r.Kind == state.OK {
+			if s := l.subs[t.Framework]; s != nil {
+				delete(s.sent, t.ID)
+			}
+			l.deliver(t)
+		}
+	case c.PutFramework != nil:
+		l.registered(c.PutFramework, r)
+	case c.Teardown != nil && r.Kind == state.OK:
+		l.tornDown(c.Teardown.ID)
+	case c.SetQuota != nil && r.Kind == state.OK:
+		for _, q := range c.SetQuota.Quotas {
+			l.alloc.SetQuota(q.Role, q.Quota)
+		}
+		l.rescindExcess()
+		l.due = true
+	case c.Convert != nil:
+		l.refreshAgent(c.Convert.Agent)
+	case c.DrainAgent != nil && r.Kind == state.OK:
+		l.retire(c.DrainAgent.Agent)
+	case c.SetActive != nil && r.Kind == state.OK:
+		l.retire(c.SetActive.Agent)
+	case c.SetMaintenance != nil && r.Kind == state.OK:
+		l.maintained(c.SetMaintenance)
 	case c.Kill != nil:
-		l.killed(c.Kill, r)
-	case c.Submit != nil:
+		if r.Kind == state.OK && !r.Duplicate {
+			l.killed(c.Kill.ID)
+		}
 	case c.Admit != nil:
 		if id := fleet.AgentID(r.ID); c.Admit.Kind == state.KindAgent && r.Kind == state.OK {
 			l.agents[id] = &agentState{away: c.Time, tasks: map[fleet.TaskID]bool{}}
@@ -32,6 +64,12 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.alloc.SetWeight(c.SetRole.Role, c.SetRole.Weight)
 		l.due = true
 	}
+	for _, id := range r.Killed {
+		l.killed(id)
+	}
+	if r.Gone != "" {
+		l.revoked(r.Gone)
+	}
 }
 
 func (l *Leader) launched(c *state.Launch, r state.Result) {
@@ -46,26 +84,23 @@ func (l *Leader) launched(c *state.Launch, r state.Result) {
 	if r.Kind != state.OK {
 		l.alloc.Recover(c.Framework, c.Role, c.Agent, c.Resources, true)
 		l.due = true
-		l.do(Update{c.Framework, fleet.Status{
-			Task: c.ID, State: fleet.TaskDropped, ExitCode: -1, Message: r.Text, Reason: fleet.ReasonInvalidOffers,
-		}})
+		l.refused(c.Framework, c.Agent, fleet.Launch{Task: c.ID, Foreign: c.Foreign}, fleet.TaskDropped, fleet.ReasonInvalidOffers, r.Text)
 		return
 	}
 	l.agents[c.Agent].tasks[c.ID] = true
-	l.do(Update{c.Framework, l.st.Tasks[c.ID].Status})
+	l.tell(l.st.Tasks[c.ID], l.st.Tasks[c.ID].Status)
 	l.desire(l.st.Tasks[c.ID])
 }
 
-func (l *Leader) killed(c *state.Kill, r state.Result) {
-	t := l.st.Tasks[c.ID]
-	if r.Kind != state.OK || r.Duplicate || t == nil {
-		return
+// killed: a task that waits has ended by that, another one's agent must hear.
+func (l *Leader) killed(id fleet.TaskID) {
+	switch t := l.st.Tasks[id]; {
+	case t == nil:
+	case t.Agent == "":
+		l.tell(t, t.Status)
+	default:
+		l.desire(t)
 	}
-	if t.Agent == "" {
-		l.do(Update{t.Framework, t.Status})
-		return
-	}
-	l.desire(t)
 }
 
 // desire notes that the agent is to hear of a task.
@@ -96,7 +131,11 @@ func (l *Leader) observed(c *state.Observe, r state.Result) {
 	if t == nil {
 		return
 	}
-	l.do(Update{t.Framework, t.Status})
+	if l.st.External(t.Framework) {
+		l.deliver(t)
+	} else {
+		l.tell(t, t.Status)
+	}
 	if t.State.Terminal() {
 		l.release(t)
 		l.changed[t.Agent] = true
@@ -126,7 +165,10 @@ func (l *Leader) reached(c *state.Reach, r state.Result) {
 		if !c.Reachable {
 			st = t.History[len(t.History)-1]
 		}
-		l.do(Update{t.Framework, st})
+		l.tell(t, st)
+	}
+	if !c.Reachable {
+		l.broadcast(c.Agent)
 	}
 	if !c.Reachable && a.session != 0 {
 		// It came back while the command was on its way.
@@ -144,9 +186,10 @@ func (l *Leader) revoked(id fleet.AgentID) {
 	for _, t := range state.SortedKeys(a.tasks) {
 		if task := l.st.Tasks[t]; task != nil {
 			l.release(task)
-			l.do(Update{task.Framework, task.Status})
+			l.tell(task, task.Status)
 		}
 	}
+	l.broadcast(id)
 	l.rescindAgent(id)
 	if a.session != 0 {
 		l.do(Disconnect{id, a.session, CauseRevoked})
@@ -157,10 +200,41 @@ func (l *Leader) revoked(id fleet.AgentID) {
 
 // rescindBeyond withdraws the offers of an agent that it can no longer honour.
 func (l *Leader) rescindBeyond(id fleet.AgentID) {
-	total := l.st.Agents[id].Capacity.Total
+	total := l.st.Agents[id].Total()
 	for _, oid := range state.SortedKeys(l.offers) {
 		if o := l.offers[oid]; o.offer.Agent == id && !total.Contains(o.offer.Resources) {
 			l.rescind(oid)
 		}
+	}
+}
+
+// rescindExcess withdraws offers of roles that are beyond their quota, so that
+// a new limit holds at once for what is not in use.
+func (l *Leader) rescindExcess() {
+	for _, id := range state.SortedKeys(l.offers) {
+		if o := l.offers[id]; l.alloc.Exceeds(o.offer.Role) {
+			l.rescind(id)
+		}
+	}
+}
+
+// retire follows a change of whether an agent gets offers.
+func (l *Leader) retire(id fleet.AgentID) {
+	l.refreshAgent(id)
+	if rec := l.st.Agents[id]; rec.Deactivated {
+		l.rescindAgent(id)
+	}
+}
+
+// maintained follows an announcement: the old one's inverse offers are void.
+func (l *Leader) maintained(c *state.SetMaintenance) {
+	for _, o := range state.SortedKeys(l.inverse) {
+		if inv := l.inverse[o]; slices.Contains(c.Agents, inv.Request.Agent) {
+			delete(l.inverse, o)
+			l.do(RescindInverse{inv.Framework, o})
+		}
+	}
+	for _, id := range c.Agents {
+		l.refreshAgent(id)
 	}
 }

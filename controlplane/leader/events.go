@@ -48,40 +48,117 @@ type (
 		Hostname string
 		Capacity fleet.Capacity
 	}
-	// Subscribe connects a framework. Standing roles are offered anything;
-	// the others wait for demands.
+	// Subscribe connects a built-in framework. Standing roles are offered
+	// anything; the others wait for demands.
 	Subscribe struct {
 		Framework fleet.FrameworkID
 		Standing  []fleet.Role
 	}
+	// Register connects an outside framework, for the first time or again, and
+	// puts its description in the place of the old one. It is offered anything
+	// in its roles, suppressed ones left out. A newer connection replaces an
+	// older one. By is who asked.
+	Register struct {
+		Info       fleet.FrameworkInfo
+		Suppressed []fleet.Role
+		Conn       uint64
+		By         string
+	}
+	// UpdateFramework changes the description of a framework that is connected.
+	UpdateFramework struct {
+		Info       fleet.FrameworkInfo
+		Suppressed []fleet.Role
+		By         string
+	}
 	// Unsubscribe: the framework's connection is gone, and its offers with it.
-	Unsubscribe struct{ Framework fleet.FrameworkID }
+	// Its tasks live on for its failover time-out. Conn is that of Register, 0
+	// for built-in frameworks.
+	Unsubscribe struct {
+		Framework fleet.FrameworkID
+		Conn      uint64
+	}
+	// Teardown ends a framework and all its tasks.
+	Teardown struct {
+		Framework fleet.FrameworkID
+		By        string
+	}
+	// Suppress ends a framework's standing demand in roles, Revive restores it
+	// and ends its filters there; in all its roles when none are named.
+	Suppress struct {
+		Framework fleet.FrameworkID
+		Roles     []fleet.Role
+	}
+	// Revive is the opposite of Suppress.
+	Revive struct {
+		Framework fleet.FrameworkID
+		Roles     []fleet.Role
+	}
+	// Kill asks for the end of a task. Without a Grace it is the task's own.
+	Kill struct {
+		Framework fleet.FrameworkID
+		Task      fleet.TaskID
+		Foreign   string
+		Agent     fleet.AgentID
+		Grace     *time.Duration
+		By        string
+	}
+	// Acknowledge: the framework has an update; the next one may come.
+	Acknowledge struct {
+		Framework fleet.FrameworkID
+		Task      fleet.TaskID
+		Update    fleet.UpdateID
+	}
+	// AnswerInverse is what a framework says to inverse offers. It is noted, and
+	// nothing else: the operator decides.
+	AnswerInverse struct {
+		Framework fleet.FrameworkID
+		Offers    []fleet.OfferID
+		Accept    bool
+	}
 	// Demands replaces what a framework waits for in one role.
 	Demands struct {
 		Framework fleet.FrameworkID
 		Role      fleet.Role
 		Demands   []fleet.Demand
 	}
-	// Accept uses offers of one agent for tasks. What is left of them is
-	// free again. Create says that the tasks are new; the built-in framework
-	// places submitted ones.
+	// Accept uses offers of one agent, operation by operation. What is left of
+	// them is free again, but for the filters. Create says that the tasks are
+	// new; the built-in framework places submitted ones.
 	Accept struct {
-		Framework fleet.FrameworkID
-		Offers    []fleet.OfferID
-		Launches  []fleet.Launch
-		Create    bool
+		Framework  fleet.FrameworkID
+		Offers     []fleet.OfferID
+		Operations []Operation
+		Filters    *fleet.Filters
+		Create     bool
 	}
+	// Operation launches tasks, each by itself or as a group, or changes
+	// reservations.
+	Operation struct {
+		Launch []fleet.Launch
+		// Group, when not empty, names the tasks as a group: all are launched or
+		// none, and when one fails, all end.
+		Group   string
+		Convert *Conversion
+	}
+	// Conversion reserves resources, or ends their reservation.
+	Conversion struct{ From, To fleet.Resources }
 	// Decline gives offers back.
 	Decline struct {
 		Framework fleet.FrameworkID
 		Offers    []fleet.OfferID
 		Filters   *fleet.Filters
 	}
-	// Reconcile asks for the state of tasks; of all of the framework's live
-	// tasks when the list is empty.
+	// Reconcile asks for the state of tasks; of all of the framework's tasks
+	// that live or have unacknowledged updates when the list is empty.
 	Reconcile struct {
 		Framework fleet.FrameworkID
-		Tasks     []fleet.TaskID
+		Tasks     []Known
+	}
+	// Known is a task as its framework remembers it. Agent may be empty.
+	Known struct {
+		Task    fleet.TaskID
+		Foreign string
+		Agent   fleet.AgentID
 	}
 	// Committed is one entry of the log, applied.
 	Committed struct {
@@ -98,6 +175,14 @@ func (Pull) event()            {}
 func (Report) event()          {}
 func (CapacityChanged) event() {}
 func (Subscribe) event()       {}
+func (Register) event()        {}
+func (UpdateFramework) event() {}
+func (Teardown) event()        {}
+func (Suppress) event()        {}
+func (Revive) event()          {}
+func (Kill) event()            {}
+func (Acknowledge) event()     {}
+func (AnswerInverse) event()   {}
 func (Unsubscribe) event()     {}
 func (Demands) event()         {}
 func (Accept) event()          {}
@@ -142,6 +227,44 @@ type (
 	Update struct {
 		Framework fleet.FrameworkID
 		Status    fleet.Status
+		// Foreign is what the framework calls the task, where it does.
+		Foreign string
+		Agent   fleet.AgentID
+		// ID, when not empty, has to be acknowledged; until then the update comes
+		// again.
+		ID fleet.UpdateID
+		// Unreachable is since when the agent does not answer, where that is so.
+		Unreachable time.Time
+	}
+	// Registered answers Register: the framework is connected. Refused, when not
+	// empty, says why it is not.
+	Registered struct {
+		Framework fleet.FrameworkID
+		Conn      uint64
+		Refused   string
+	}
+	// Dismiss ends a framework's connection: another took its place, or it was
+	// torn down.
+	Dismiss struct {
+		Framework fleet.FrameworkID
+		Conn      uint64
+		Text      string
+	}
+	// InverseOffer asks a framework to give back what it holds on an agent.
+	InverseOffer struct {
+		Framework fleet.FrameworkID
+		Offer     fleet.OfferID
+		Request   allocator.Request
+	}
+	// RescindInverse takes an inverse offer back.
+	RescindInverse struct {
+		Framework fleet.FrameworkID
+		Offer     fleet.OfferID
+	}
+	// Failure tells a framework that an agent was lost.
+	Failure struct {
+		Framework fleet.FrameworkID
+		Agent     fleet.AgentID
 	}
 	// Disconnect ends an agent's session.
 	Disconnect struct {
@@ -151,13 +274,18 @@ type (
 	}
 )
 
-func (Propose) action()    {}
-func (Offer) action()      {}
-func (Rescind) action()    {}
-func (Assign) action()     {}
-func (Ack) action()        {}
-func (Update) action()     {}
-func (Disconnect) action() {}
+func (Propose) action()        {}
+func (Offer) action()          {}
+func (Registered) action()     {}
+func (Dismiss) action()        {}
+func (InverseOffer) action()   {}
+func (RescindInverse) action() {}
+func (Failure) action()        {}
+func (Rescind) action()        {}
+func (Assign) action()         {}
+func (Ack) action()            {}
+func (Update) action()         {}
+func (Disconnect) action()     {}
 
 // Cause says why a session is ended.
 type Cause string

@@ -17,8 +17,11 @@ type Leader struct {
 	st     *state.State // own copy, moved on by Committed alone
 	alloc  *allocator.Allocator
 	agents map[fleet.AgentID]*agentState
-	subs   map[fleet.FrameworkID]bool
+	subs   map[fleet.FrameworkID]*subscriber
 	offers map[fleet.OfferID]*offerState
+	// inverse are the inverse offers that are out.
+	inverse map[fleet.OfferID]InverseOffer
+	now     time.Time // of the step under way
 	// launching holds what Accept took out of offers until its Launch is
 	// committed; the resources stay charged meanwhile.
 	launching map[fleet.TaskID]launching
@@ -69,13 +72,16 @@ type offerState struct {
 func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 	l := &Leader{
 		cfg: cfg.withDefaults(), term: term, st: st, alloc: allocator.New(cfg.Allocator),
-		agents: map[fleet.AgentID]*agentState{}, subs: map[fleet.FrameworkID]bool{},
-		offers: map[fleet.OfferID]*offerState{}, launching: map[fleet.TaskID]launching{},
+		agents: map[fleet.AgentID]*agentState{}, subs: map[fleet.FrameworkID]*subscriber{},
+		inverse: map[fleet.OfferID]InverseOffer{},
+		offers:  map[fleet.OfferID]*offerState{}, launching: map[fleet.TaskID]launching{},
 		changed: map[fleet.AgentID]bool{},
 	}
 	for _, r := range state.SortedKeys(st.Roles) {
 		l.alloc.SetWeight(r, st.Roles[r].Weight)
+		l.alloc.SetQuota(r, st.Roles[r].Quota)
 	}
+	l.knowFrameworks(now)
 	for _, id := range state.SortedKeys(st.Agents) {
 		l.agents[id] = &agentState{away: now, tasks: map[fleet.TaskID]bool{}, base: st.Agents[id].Generation}
 		l.refreshAgent(id)
@@ -91,7 +97,7 @@ func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 
 // Step takes one event at one instant and returns what is to be done.
 func (l *Leader) Step(now time.Time, ev Event) []Action {
-	l.acts = nil
+	l.acts, l.now = nil, now
 	switch ev := ev.(type) {
 	case AgentUp:
 		l.agentUp(now, ev)
@@ -106,7 +112,9 @@ func (l *Leader) Step(now time.Time, ev Event) []Action {
 	case Subscribe:
 		l.subscribe(ev)
 	case Unsubscribe:
-		l.unsubscribe(ev)
+		l.unsubscribe(now, ev)
+	case Register, UpdateFramework, Teardown, Suppress, Revive, Kill, Acknowledge, AnswerInverse:
+		l.called(now, ev)
 	case Demands:
 		l.alloc.SetDemands(ev.Framework, ev.Role, ev.Demands)
 		l.due = true
@@ -188,6 +196,9 @@ func (l *Leader) tick(now time.Time) {
 			l.propose(now, state.Command{Reach: &state.Reach{Agent: id}})
 		}
 	}
+	for _, id := range state.SortedKeys(l.subs) {
+		l.tickFramework(now, id)
+	}
 }
 
 // round allocates when something changed, and every interval besides: filters
@@ -199,7 +210,7 @@ func (l *Leader) round(now time.Time) {
 	l.due, l.lastRound = false, now
 	byFramework := map[fleet.FrameworkID][]fleet.Offer{}
 	for _, g := range l.alloc.Allocate(now) {
-		if !l.subs[g.Framework] {
+		if s := l.subs[g.Framework]; s == nil || !s.connected {
 			l.alloc.Settle(g.Framework, g.Role, g.Demand, g.Units)
 			l.alloc.Recover(g.Framework, g.Role, g.Agent, g.Resources, true)
 			continue
@@ -210,6 +221,7 @@ func (l *Leader) round(now time.Time) {
 	for _, f := range state.SortedKeys(byFramework) {
 		l.do(Offer{f, byFramework[f]})
 	}
+	l.askBack()
 }
 
 func (l *Leader) newOffer(now time.Time, g allocator.Grant) fleet.Offer {

@@ -153,7 +153,7 @@ func running(t *testing.T) *bench {
 	b.step(leader.Subscribe{Framework: "f"})
 	b.step(demand(fleet.Need{CPUs: fleet.Whole(1)}, 1))
 	b.step(demand(fleet.Need{}, 0))
-	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{b.offers[0].ID}, Launches: []fleet.Launch{launch("t", 1)}, Create: true})
+	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{b.offers[0].ID}, Operations: []leader.Operation{{Launch: []fleet.Launch{launch("t", 1)}}}, Create: true})
 	b.commit()
 	b.step(leader.Pull{Agent: "a2", Session: 1, Generation: 1})
 	b.report("a2", 1, 1, "t", fleet.TaskRunning)
@@ -171,7 +171,7 @@ func TestFromDemandToFinish(t *testing.T) {
 	b.step(demand(fleet.Need{CPUs: fleet.Whole(1)}, 1))
 	b.expect("offer f o7-1 a2 cpus:1") // a1 has a GPU: spared
 	b.step(demand(fleet.Need{}, 0))
-	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{"o7-1"}, Launches: []fleet.Launch{launch("t", 1)}, Create: true})
+	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{"o7-1"}, Operations: []leader.Operation{{Launch: []fleet.Launch{launch("t", 1)}}}, Create: true})
 	b.expect("propose launch t on a2")
 	b.commit()
 	b.expect("update f t TASK_STAGING", "assign a2 0->1 full=false [t]")
@@ -215,7 +215,7 @@ func TestInvalidAcceptsDropTheTasksAndGiveAllBack(t *testing.T) {
 			b.up("a2", a2, 1, 0)
 			b.up("a1", a1, 1, 0)
 			b.log = nil
-			b.step(leader.Accept{Framework: "f", Offers: ids, Launches: []fleet.Launch{launch("t", 1)}, Create: true})
+			b.step(leader.Accept{Framework: "f", Offers: ids, Operations: []leader.Operation{{Launch: []fleet.Launch{launch("t", 1)}}}, Create: true})
 			if b.log[0] != "update f t TASK_DROPPED INVALID_OFFERS" || len(b.pending) != 0 {
 				t.Fatalf("did %q", b.log)
 			}
@@ -229,7 +229,7 @@ func TestALaunchBeyondItsOfferIsAnError(t *testing.T) {
 	b.step(leader.Subscribe{Framework: "f"})
 	b.step(demand(fleet.Need{CPUs: fleet.Whole(1)}, 1))
 	b.log = nil
-	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{"o7-1"}, Launches: []fleet.Launch{launch("t", 2)}, Create: true})
+	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{"o7-1"}, Operations: []leader.Operation{{Launch: []fleet.Launch{launch("t", 2)}}}, Create: true})
 	b.expect("update f t TASK_ERROR TASK_INVALID", "offer f o7-2 a2 cpus:1")
 }
 
@@ -240,7 +240,7 @@ func TestTwoLaunchesShareWhatWasOffered(t *testing.T) {
 	b.log = nil
 	b.step(leader.Accept{
 		Framework: "f", Offers: []fleet.OfferID{"o7-1"}, Create: true,
-		Launches: []fleet.Launch{launch("t1", 1), launch("t2", 2)},
+		Operations: []leader.Operation{{Launch: []fleet.Launch{launch("t1", 1), launch("t2", 2)}}},
 	})
 	b.expect("propose launch t1 on a2", "update f t2 TASK_ERROR TASK_INVALID", "offer f o7-2 a2 cpus:1;mem:1024")
 }
@@ -257,7 +257,7 @@ func TestALargeSetComesInParts(t *testing.T) {
 		la.Spec = fleet.TaskSpec{Name: "n", Image: "i", Command: []string{long, long}}
 		ls = append(ls, la)
 	}
-	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{b.offers[0].ID}, Launches: ls, Create: true})
+	b.step(leader.Accept{Framework: "f", Offers: []fleet.OfferID{b.offers[0].ID}, Operations: []leader.Operation{{Launch: ls}}, Create: true})
 	b.log = nil
 	b.commit()
 	b.log = b.log[len(ls):] // the updates
@@ -371,9 +371,9 @@ func TestReconcile(t *testing.T) {
 	b := running(t)
 	b.step(leader.Reconcile{Framework: "f"})
 	b.expect("update f t TASK_RUNNING RECONCILIATION")
-	b.step(leader.Reconcile{Framework: "f", Tasks: []fleet.TaskID{"t", "x"}})
+	b.step(leader.Reconcile{Framework: "f", Tasks: []leader.Known{{Task: "t"}, {Task: "x"}}})
 	b.expect("update f t TASK_RUNNING RECONCILIATION", "update f x TASK_UNKNOWN RECONCILIATION")
-	b.step(leader.Reconcile{Framework: "other", Tasks: []fleet.TaskID{"t"}})
+	b.step(leader.Reconcile{Framework: "other", Tasks: []leader.Known{{Task: "t"}}})
 	b.expect("update other t TASK_UNKNOWN RECONCILIATION")
 }
 

@@ -1,29 +1,12 @@
 package leader
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
-
-func (l *Leader) subscribe(ev Subscribe) {
-	l.subs[ev.Framework] = true
-	for _, r := range ev.Standing {
-		l.alloc.SetStanding(ev.Framework, r, true)
-	}
-	l.due = true
-}
-
-func (l *Leader) unsubscribe(ev Unsubscribe) {
-	delete(l.subs, ev.Framework)
-	for _, id := range state.SortedKeys(l.offers) {
-		if l.offers[id].offer.Framework == ev.Framework {
-			l.endOffer(id)
-		}
-	}
-	l.alloc.RemoveFramework(ev.Framework)
-}
 
 // endOffer takes an offer back: all of it is free again.
 func (l *Leader) endOffer(id fleet.OfferID) {
@@ -53,44 +36,122 @@ func (l *Leader) decline(now time.Time, ev Decline) {
 	}
 }
 
-// accept checks a launch against its offers. Tasks of an invalid accept are
-// dropped, as in Mesos; those of the built-in framework simply go on waiting.
+// accept performs operations on offers. Tasks of an invalid accept are dropped,
+// as in Mesos; those of the built-in framework simply go on waiting.
 func (l *Leader) accept(now time.Time, ev Accept) {
 	due := l.due
 	offers, ok := l.take(ev)
 	if !ok {
-		for _, la := range ev.Launches {
-			l.do(Update{ev.Framework, fleet.Status{
-				Task: la.Task, State: fleet.TaskDropped, Time: now, ExitCode: -1,
-				Message: "the launch used offers that are no longer valid", Reason: fleet.ReasonInvalidOffers,
-			}})
+		for _, op := range ev.Operations {
+			for _, la := range op.Launch {
+				l.refused(ev.Framework, "", la, fleet.TaskDropped, fleet.ReasonInvalidOffers,
+					"the launch used offers that are no longer valid")
+			}
 		}
 		return
 	}
-	agent, role := offers[0].offer.Agent, offers[0].offer.Role
-	var left fleet.Resources
+	u := &use{Accept: ev, role: offers[0].offer.Role, agent: offers[0].offer.Agent}
 	for _, o := range offers {
-		left = left.Add(o.offer.Resources)
+		u.left = u.left.Add(o.offer.Resources)
 	}
-	for _, la := range ev.Launches {
-		if text := l.refuseLaunch(la, left); text != "" {
-			l.do(Update{ev.Framework, fleet.Status{
-				Task: la.Task, State: fleet.TaskError, Time: now, ExitCode: -1,
-				Message: text, Reason: fleet.ReasonTaskInvalid,
-			}})
-			continue
+	for _, op := range ev.Operations {
+		switch {
+		case op.Convert != nil:
+			l.convert(now, u, *op.Convert)
+		case op.Group != "":
+			l.launchGroup(now, u, op)
+		default:
+			l.launch(now, u, op.Launch)
 		}
-		left = left.Sub(la.Resources)
-		l.alloc.Charge(ev.Framework, role, agent, la.Resources)
-		l.launching[la.Task] = launching{ev.Framework, role, agent, la.Resources}
-		l.propose(now, state.Command{Launch: &state.Launch{
-			ID: la.Task, Framework: ev.Framework, Role: role, Agent: agent,
-			Resources: la.Resources, Spec: la.Spec, Create: ev.Create,
-		}})
+	}
+	if ev.Filters != nil && !u.left.IsZero() {
+		l.alloc.Refuse(now, ev.Framework, u.role, u.agent, u.left, ev.Filters.Refuse)
 	}
 	// Offers that were used up leave nothing to allocate: a framework that
 	// accepts a thousand at once must not cause a thousand rounds.
-	l.due = due || !left.IsZero()
+	l.due = due || !u.left.IsZero()
+}
+
+// use is what is left of the offers of one accept.
+type use struct {
+	Accept
+	role  fleet.Role
+	agent fleet.AgentID
+	left  fleet.Resources
+}
+
+// refused tells a framework that a launch came to nothing.
+func (l *Leader) refused(f fleet.FrameworkID, a fleet.AgentID, la fleet.Launch, s fleet.TaskState, why fleet.Reason, text string) {
+	l.do(Update{Framework: f, Foreign: la.Foreign, Agent: a, Status: fleet.Status{
+		Task: la.Task, State: s, Time: l.now, ExitCode: -1, Message: text, Reason: why,
+	}})
+}
+
+func (l *Leader) launch(now time.Time, u *use, launches []fleet.Launch) {
+	for _, la := range launches {
+		if text := l.refuseLaunch(u, la); text != "" {
+			l.refused(u.Framework, u.agent, la, fleet.TaskError, fleet.ReasonTaskInvalid, text)
+			continue
+		}
+		c := l.charge(u, la, "")
+		l.propose(now, state.Command{Launch: &c})
+	}
+}
+
+// charge takes a launch's resources out of what is left.
+func (l *Leader) charge(u *use, la fleet.Launch, group string) state.Launch {
+	u.left = u.left.Sub(la.Resources)
+	l.alloc.Charge(u.Framework, u.role, u.agent, la.Resources)
+	l.launching[la.Task] = launching{u.Framework, u.role, u.agent, la.Resources}
+	return state.Launch{
+		ID: la.Task, Framework: u.Framework, Role: u.role, Agent: u.agent,
+		Resources: la.Resources, Spec: la.Spec, Create: u.Create, Foreign: la.Foreign, Group: group,
+	}
+}
+
+// launchGroup launches all tasks or, when one cannot be, none.
+func (l *Leader) launchGroup(now time.Time, u *use, op Operation) {
+	whole, text := *u, ""
+	for _, la := range op.Launch {
+		if t := l.refuseLaunch(&whole, la); t != "" {
+			text = "task " + string(la.Task) + " of the group: " + t
+			break
+		}
+		whole.left = whole.left.Sub(la.Resources)
+	}
+	if text != "" {
+		for _, la := range op.Launch {
+			l.refused(u.Framework, u.agent, la, fleet.TaskError, fleet.ReasonGroupInvalid, text)
+		}
+		return
+	}
+	var c state.LaunchGroup
+	for _, la := range op.Launch {
+		c.Tasks = append(c.Tasks, l.charge(u, la, op.Group))
+	}
+	l.propose(now, state.Command{LaunchGroup: &c})
+}
+
+// convert changes reservations of what is left. One that is not allowed
+// changes nothing; a launch that counts on it then finds too little.
+func (l *Leader) convert(now time.Time, u *use, c Conversion) {
+	if !u.left.Contains(c.From) || !c.From.Total().Equal(c.To.Total()) || fleet.CheckResources(c.To) != nil {
+		return
+	}
+	for _, res := range []fleet.Resources{c.From, c.To} {
+		for _, p := range res.Parts {
+			if r := p.Class.Role(); r != "" && r != u.role {
+				return // a reservation is for the role that holds the offer
+			}
+		}
+	}
+	u.left = u.left.Sub(c.From).Add(c.To)
+	// The allocator goes ahead; when the commit comes, or does not, it is told
+	// what the agent is.
+	l.alloc.Reserve(u.agent, c.From, c.To)
+	l.propose(now, state.Command{Convert: &state.Convert{
+		Agent: u.agent, Framework: u.Framework, Role: u.role, From: c.From, To: c.To,
+	}})
 }
 
 // take ends the offers of an accept and returns them. They must be the
@@ -115,38 +176,22 @@ func (l *Leader) take(ev Accept) ([]*offerState, bool) {
 	return offers, valid
 }
 
-func (l *Leader) refuseLaunch(la fleet.Launch, left fleet.Resources) string {
+func (l *Leader) refuseLaunch(u *use, la fleet.Launch) string {
+	if la.Invalid != "" {
+		return la.Invalid
+	}
 	if err := fleet.CheckID("task", string(la.Task)); err != nil {
 		return err.Error()
 	}
 	if err := fleet.CheckSpec(la.Spec); err != nil {
 		return err.Error()
 	}
-	if !left.Contains(la.Resources) || la.Resources.IsZero() {
-		return "the task uses more than was offered: " + la.Resources.String() + " of " + left.String()
+	if !u.left.Contains(la.Resources) || la.Resources.IsZero() {
+		return "the task uses more than was offered: " + la.Resources.String() + " of " + u.left.String()
 	}
-	if _, pending := l.launching[la.Task]; pending {
-		return "the task id " + string(la.Task) + " is in use"
+	_, pending := l.launching[la.Task]
+	if pending || u.Create && l.st.Tasks[la.Task] != nil {
+		return "the task id " + cmp.Or(la.Foreign, string(la.Task)) + " is in use"
 	}
 	return ""
-}
-
-func (l *Leader) reconcile(now time.Time, ev Reconcile) {
-	tasks := ev.Tasks
-	if len(tasks) == 0 {
-		for _, id := range state.SortedKeys(l.st.Tasks) {
-			if t := l.st.Tasks[id]; t.Framework == ev.Framework && !t.State.Terminal() {
-				tasks = append(tasks, id)
-			}
-		}
-	}
-	for _, id := range tasks {
-		st := fleet.Status{Task: id, State: fleet.TaskUnknown, Time: now, ExitCode: -1, Message: "the control plane does not know this task"}
-		if t := l.st.Tasks[id]; t != nil && t.Framework == ev.Framework {
-			st = t.Status
-			st.State = t.State
-		}
-		st.Reason = fleet.ReasonReconciliation
-		l.do(Update{ev.Framework, st})
-	}
 }

@@ -26,10 +26,10 @@ func (s *State) drain(now time.Time, c *DrainAgent) Result {
 		if c.MaxGrace > 0 {
 			grace = min(grace, c.MaxGrace)
 		}
-		s.kill(now, &Kill{ID: id, Grace: grace})
+		s.killToo(now, id, grace, &r)
 	}
-	s.settleDrain(now, a.ID)
-	return Result{Generation: s.Agents[a.ID].Generation}
+	s.settleDrain(now, a.ID, &r)
+	return r
 }
 
 // live returns an agent that is part of the fleet.
@@ -43,7 +43,7 @@ func (s *State) live(id fleet.AgentID) (*fleet.Agent, Result) {
 
 // settleDrain ends a drain once every task of the agent is terminal and
 // acknowledged.
-func (s *State) settleDrain(now time.Time, id fleet.AgentID) {
+func (s *State) settleDrain(now time.Time, id fleet.AgentID, r *Result) {
 	old := s.Agents[id]
 	if old == nil || old.Drain == nil || !old.Drain.Done.IsZero() {
 		return
@@ -59,6 +59,7 @@ func (s *State) settleDrain(now time.Time, id fleet.AgentID) {
 	s.Agents[id] = &a
 	if d.MarkGone {
 		s.gone(now, id)
+		r.Gone = id
 	}
 }
 
@@ -91,6 +92,7 @@ func (s *State) gone(now time.Time, id fleet.AgentID) Result {
 	a := *s.Agents[id]
 	a.Gone = now
 	s.Agents[id] = &a
+	r.Gone = id
 	return r
 }
 

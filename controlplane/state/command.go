@@ -245,6 +245,11 @@ type Result struct {
 	Generation uint64
 	// Duplicate: the command changed nothing because it had been applied.
 	Duplicate bool
+	// Killed are other tasks that are to end because of the command: those of a
+	// group, an agent or a framework.
+	Killed []fleet.TaskID
+	// Gone is an agent that has left the fleet because of it.
+	Gone fleet.AgentID
 }
 
 // Error is a refusal by the state.

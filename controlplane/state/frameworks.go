@@ -66,15 +66,17 @@ func (s *State) teardown(now time.Time, c *Teardown) Result {
 	f := *old
 	f.Ended = now
 	s.Frameworks[c.ID] = &f
+	var r Result
 	for _, id := range SortedKeys(s.Tasks) {
 		if t := s.Tasks[id]; t.Framework == c.ID {
 			if len(t.Pending) > 0 { // nobody will acknowledge them
 				n := *t
 				n.Pending = nil
 				s.Tasks[id] = &n
+				s.settleDrain(now, t.Agent, &r)
 			}
 			if !t.State.Terminal() {
-				s.kill(now, &Kill{ID: id, Grace: t.Spec.Grace()})
+				s.killToo(now, id, t.Spec.Grace(), &r)
 			}
 		}
 	}
@@ -83,7 +85,14 @@ func (s *State) teardown(now time.Time, c *Teardown) Result {
 		delete(s.Frameworks, s.EndedFrameworks[0])
 		s.EndedFrameworks = s.EndedFrameworks[1:]
 	}
-	return Result{}
+	return r
+}
+
+// killToo kills a task as part of a larger command.
+func (s *State) killToo(now time.Time, id fleet.TaskID, grace time.Duration, r *Result) {
+	if k := s.kill(now, &Kill{ID: id, Grace: grace}); k.Kind == OK && !k.Duplicate {
+		r.Killed = append(r.Killed, id)
+	}
 }
 
 // External reports whether a framework has to acknowledge updates.
@@ -115,8 +124,9 @@ func (s *State) acknowledge(now time.Time, c *Acknowledge) Result {
 	t := *old
 	t.Pending = t.Pending[1:]
 	s.Tasks[t.ID] = &t
-	s.settleDrain(now, t.Agent)
-	return Result{}
+	var r Result
+	s.settleDrain(now, t.Agent, &r)
+	return r
 }
 
 // launchGroup puts tasks on one agent, all or none of them.
@@ -144,13 +154,13 @@ func (s *State) launchGroup(now time.Time, c *LaunchGroup) Result {
 
 // endGroup: when one task of a group fails, all end. One that finished leaves
 // the others alone.
-func (s *State) endGroup(now time.Time, t *Task) {
+func (s *State) endGroup(now time.Time, t *Task, r *Result) {
 	if t.Group == "" || t.State == fleet.TaskFinished {
 		return
 	}
 	for _, id := range s.heldBy(t.Agent) {
 		if o := s.Tasks[id]; o.Group == t.Group && o.Framework == t.Framework && !o.Kill {
-			s.kill(now, &Kill{ID: id, Grace: o.Spec.Grace()})
+			s.killToo(now, id, o.Spec.Grace(), r)
 		}
 	}
 }

@@ -102,9 +102,12 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 	s.await(&t, u)
 	if u.Status.State.Terminal() {
 		s.Tasks[t.ID] = &t
+		var r Result
 		s.end(now, t.ID, u.Status)
-		s.endGroup(now, s.Tasks[t.ID])
-		return Result{Generation: s.Tasks[t.ID].Generation}
+		s.endGroup(now, s.Tasks[t.ID], &r)
+		s.settleDrain(now, t.Agent, &r)
+		r.Generation = s.Tasks[t.ID].Generation
+		return r
 	}
 	t.State, t.Status = u.Status.State, u.Status
 	t.History = appendHistory(t.History, u.Status)
@@ -122,7 +125,6 @@ func (s *State) end(now time.Time, id fleet.TaskID, st fleet.Status) {
 		t.Generation = s.bump(t.Agent)
 	}
 	s.Tasks[id] = &t
-	s.settleDrain(now, t.Agent)
 	s.Ended = append(s.Ended, id)
 	for len(s.Ended) > MaxEnded {
 		delete(s.Tasks, s.Ended[0])

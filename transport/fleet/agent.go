@@ -137,4 +137,9 @@ type Launch struct {
 	Task      TaskID
 	Spec      TaskSpec
 	Resources Resources
+	// Foreign is what an outside framework calls the task.
+	Foreign string
+	// Invalid, when not empty, is what its reader found wrong with it: the task
+	// becomes TASK_ERROR.
+	Invalid string
 }

@@ -193,6 +193,8 @@ const (
 	ReasonAgentLost      Reason = "AGENT_DISCONNECTED"
 	ReasonAgentRemoved   Reason = "AGENT_REMOVED"
 	ReasonCommandFailed  Reason = "COMMAND_EXECUTOR_FAILED"
+	ReasonGroupInvalid   Reason = "TASK_GROUP_INVALID"
+	ReasonRemoved        Reason = "FRAMEWORK_REMOVED"
 )
 
 // Status is one observed state of a task.

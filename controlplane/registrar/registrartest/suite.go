@@ -283,7 +283,7 @@ func follow(t *testing.T, r Registrar) {
 		}
 		last = e.Index
 		for i, c := range e.Commands {
-			if got := st.Apply(e.Index, c); got != e.Results[i] {
+			if got := st.Apply(e.Index, c); !reflect.DeepEqual(got, e.Results[i]) {
 				t.Fatalf("entry %d: %+v here, %+v there", e.Index, got, e.Results[i])
 			}
 			seen++
