@@ -22,7 +22,7 @@ func specification(f *fleet.FrameworkInfo, in *pb.TaskInfo, image string) (fleet
 	if err := refuseUnsupported(in); err != nil {
 		return s, err
 	}
-	docker := in.GetContainer().GetType() == pb.ContainerInfo_DOCKER
+	docker := in.Container != nil && in.GetContainer().GetType() == pb.ContainerInfo_DOCKER
 	for _, err := range []error{
 		readContainer(&s, in.Container),
 		readCommand(&s, in.GetCommand(), docker),
