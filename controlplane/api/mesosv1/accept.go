@@ -188,6 +188,9 @@ func (a *acceptance) convert(source, reserved []*pb.Resource, reserve bool) (lea
 	if err != nil {
 		return leader.Operation{}, err
 	}
+	if !before.Total().Equal(after.Total()) {
+		return leader.Operation{}, fmt.Errorf("the operation makes %s of %s: only reservations may differ", after, before)
+	}
 	a.left = a.left.Sub(before).Add(after)
 	return leader.Operation{Convert: &leader.Conversion{From: before, To: after}}, nil
 }
