@@ -164,7 +164,7 @@ func types(events []*pb.Event) (list []pb.Event_Type) {
 	return list
 }
 
-// Quiet returns the events that come within a time.
+// Quiet returns the events that come within a time, but for heartbeats.
 func (s *Scheduler) Quiet(d time.Duration) []*pb.Event {
 	end := time.After(d)
 	for {
@@ -175,7 +175,9 @@ func (s *Scheduler) Quiet(d time.Duration) []*pb.Event {
 				s.later = nil
 				return got
 			}
-			s.later = append(s.later, ev)
+			if ev.GetType() != pb.Event_HEARTBEAT {
+				s.later = append(s.later, ev)
+			}
 		case <-end:
 			got := s.later
 			s.later = nil
