@@ -119,3 +119,8 @@ type webAddr string
 
 func (webAddr) Network() string  { return "tcp" }
 func (a webAddr) String() string { return string(a) }
+
+// To dials one address, whatever it is asked for.
+func (w *Web) To(addr string) func(ctx context.Context, network, asked string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) { return w.Dial(ctx, network, addr) }
+}
