@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"io"
+	"maps"
 	"net/http"
 	"testing"
 	"time"
@@ -49,9 +50,7 @@ func (s *Scheduler) Post(body []byte, header http.Header) *http.Response {
 	if s.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+s.Token)
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	resp, err := s.HTTP.Do(req)
 	if err != nil {
 		s.tb.Fatal(err)

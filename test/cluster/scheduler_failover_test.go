@@ -251,11 +251,17 @@ func TestSchedulerOnThePlainPort(t *testing.T) {
 
 		stranger := plain(follower)
 		stranger.URL = "http://rebound.example:5050/api/v1/scheduler"
-		if resp := stranger.Post([]byte("{}"), nil); resp.StatusCode != http.StatusForbidden {
-			t.Errorf("a request for another host: %s", resp.Status)
-		}
-		if resp := stranger.Post([]byte("{}"), http.Header{"Authorization": {"Bearer x.y"}}); resp.StatusCode != http.StatusUnauthorized {
-			t.Errorf("a request with a wrong token: %s", resp.Status)
+		for name, tt := range map[string]struct {
+			header http.Header
+			want   int
+		}{
+			"no token, another host": {nil, http.StatusForbidden},
+			"a wrong token":          {http.Header{"Authorization": {"Bearer x.y"}}, http.StatusUnauthorized},
+		} {
+			resp := stranger.Post([]byte("{}"), tt.header)
+			if err := resp.Body.Close(); err != nil || resp.StatusCode != tt.want {
+				t.Errorf("%s: %s (%v), want %d", name, resp.Status, err, tt.want)
+			}
 		}
 
 		stop(f, old)

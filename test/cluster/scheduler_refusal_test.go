@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -70,9 +71,7 @@ func TestSchedulerRequestsAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			req.Header = header{"Authorization": {"Bearer " + s.Token}, "Content-Type": {"application/json"}}
-			for k, v := range tt.header {
-				req.Header[k] = v
-			}
+			maps.Copy(req.Header, tt.header)
 			resp, err := s.HTTP.Do(req)
 			if err != nil {
 				t.Fatalf("%s: %v", tt.name, err)

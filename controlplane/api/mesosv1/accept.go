@@ -3,6 +3,7 @@ package mesosv1
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tenderfleet/tender/controlplane/api/mesosv1/pb"
 	"github.com/tenderfleet/tender/controlplane/leader"
@@ -89,7 +90,7 @@ func (a *acceptance) operation(op *pb.Offer_Operation) (leader.Operation, error)
 // becomes TASK_ERROR. more is added to its resources.
 func (a *acceptance) launch(in *pb.TaskInfo, more []*pb.Resource) fleet.Launch {
 	l := fleet.Launch{Task: taskID(a.info.ID, in.GetTaskId().GetValue()), Foreign: in.GetTaskId().GetValue()}
-	res, err := a.take(append(in.GetResources()[:len(in.GetResources()):len(in.GetResources())], more...))
+	res, err := a.take(slices.Concat(in.GetResources(), more))
 	if err == nil {
 		l.Spec, err = specification(a.info, in, a.image)
 	}

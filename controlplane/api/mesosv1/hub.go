@@ -2,6 +2,7 @@ package mesosv1
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/tenderfleet/tender/controlplane/api/mesosv1/pb"
@@ -147,7 +148,7 @@ func (s *stream) push(it item) {
 	}
 	if offers, ok := it.act.(leader.Offer); ok && len(s.queue) > 0 {
 		if last, ok := s.queue[len(s.queue)-1].act.(leader.Offer); ok { // one event for both
-			last.Offers = append(last.Offers[:len(last.Offers):len(last.Offers)], offers.Offers...)
+			last.Offers = append(slices.Clip(last.Offers), offers.Offers...)
 			s.queue[len(s.queue)-1].act = last
 			it.act = nil
 		}

@@ -29,7 +29,7 @@ type Replica struct {
 	// Plain is an address that PlainAddr stands for in its arguments.
 	Plain string
 	args  []string
-	proc                   *Process
+	proc  *Process
 }
 
 // PlainAddr stands, in the arguments of a replica, for a free address of its
