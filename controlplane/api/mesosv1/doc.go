@@ -2,30 +2,47 @@
 // the edge where the Mesos v1 scheduler HTTP API becomes values. The messages
 // are those of package pb, in protobuf or in Mesos's JSON; DecodeCall returns
 // only calls that are within the limits and valid as far as that can be told
-// without state, and events leave as records of a RecordIO stream.
+// without state, a Server translates them into events of the leader, and what
+// the leader answers leaves as records of a RecordIO stream.
 //
-// The caller's loop for a request to POST /api/v1/scheduler:
+// A replica has one Server, on its HTTPS port, and each term of the leader one
+// Hub:
 //
-//	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, mesosv1.MaxCall))
-//	call, err := mesosv1.DecodeCall(r.Header.Get("Content-Type"), body)
-//	if refusal, ok := errors.AsType[*mesosv1.Refusal](err); ok {
-//		http.Error(w, refusal.Text, refusal.Status)
-//		return
+//	server := mesosv1.New(mesosv1.Config{Lead: func() *mesosv1.Hub { ... }, ...})
+//	mux.Handle(mesosv1.Path, server)          // other replicas redirect
+//	serve(loopback, server.Local(principal))  // no TLS, no redirection
+//
+//	hub := mesosv1.NewHub(ctx.Done(), step)   // step runs events in the loop
+//	for _, act := range core.Step(now, event) {
+//		hub.Perform(act)                      // never blocks
 //	}
-//	if call.GetType() != pb.Call_SUBSCRIBE {
-//		handle(call)
-//		w.WriteHeader(http.StatusAccepted)
-//		return
-//	}
-//	enc, err := mesosv1.Negotiate(r.Header.Values("Accept")) // or a Refusal
-//	w.Header().Set("Content-Type", enc.ContentType())
-//	records := mesosv1.NewRecordWriter(w)
-//	for event := range subscribe(call) {
-//		record, err := enc.Append(record[:0], event)
-//		if err := records.WriteRecord(record); err != nil {
-//			return // the scheduler is gone
-//		}
-//	}
+//
+// A stream lasts until the scheduler, the term or the principal ends, another
+// instance of the scheduler subscribes, or so much waits that it cannot be
+// reading. Nothing is lost by that: unacknowledged updates come again.
+//
+// Where Mesos leaves a choice, or runs tasks that this fleet cannot:
+//
+//   - a failover_timeout of 0, set or not, is a week; see describe.
+//   - filters that are absent are Mesos's default of 5 seconds; see filtersOf.
+//   - a task is a container of its own and its own executor. Without an image
+//     it runs in one that the replica's settings name. Custom executors and what
+//     no container here has (see specification) end in TASK_ERROR with a reason;
+//     labels that cannot be labels here, and discovery, are left out.
+//   - GPUs are named devices: an offer says how many and describes each in its
+//     attributes (see attributes), and a task gets the first ones left.
+//   - an agent's site and labels are attributes, REGION and ZONE in constraints
+//     its labels region and zone. Its url has the address that its session comes
+//     from and port 0: nothing listens there.
+//   - operations are done at once or not at all. One with an id that is not done
+//     is answered with OPERATION_ERROR.
+//
+// The records and messages can be used without a Server:
+//
+//	call, err := mesosv1.DecodeCall(r.Header.Get("Content-Type"), body) // or a Refusal
+//	enc, err := mesosv1.Negotiate(r.Header.Values("Accept"))            // or a Refusal
+//	record, err := enc.Append(nil, event)
+//	err = mesosv1.NewRecordWriter(w).WriteRecord(record)
 //
 // A client does the same the other way round, with Encoding.Append, a
 // RecordReader and Encoding.Unmarshal.
