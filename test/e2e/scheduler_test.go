@@ -166,5 +166,4 @@ func TestAMesosSchedulerOfNpmRunsContainers(t *testing.T) {
 			t.Logf("it noticed: %s", s.Text)
 		}
 	}
-	old.Start(t)
 }
