@@ -192,6 +192,16 @@ func (a *Allocator) bound(acc *account) bool {
 	return false
 }
 
+// allows is how much of n of a name quota lets a role be given in a stage.
+func (a *Allocator) allows(acc *account, i int, n int64, s stage) int64 {
+	room := acc.room(i)
+	var guaranteed int64
+	if s == guarantees {
+		guaranteed = min(n, room, acc.open(i))
+	}
+	return guaranteed + min(n-guaranteed, room-guaranteed, a.spare(i))
+}
+
 // permit returns how much of n of a name the role may be given in a stage, and
 // notes the client where quota is what keeps it from more.
 func (a *Allocator) permit(c *client, i int, n int64, s stage) int64 {
@@ -199,12 +209,7 @@ func (a *Allocator) permit(c *client, i int, n int64, s stage) int64 {
 		return 0
 	}
 	acc := c.role.account
-	room := acc.room(i)
-	var guaranteed int64
-	if s == guarantees {
-		guaranteed = min(n, room, acc.open(i))
-	}
-	got := guaranteed + min(n-guaranteed, room-guaranteed, a.spare(i))
+	got := a.allows(acc, i, n, s)
 	if got < n {
 		if at := acc.limiting(i, n); at != nil {
 			if at.cut == nil {
@@ -221,15 +226,20 @@ func (a *Allocator) permit(c *client, i int, n int64, s stage) int64 {
 // cut shortens the unreserved resources r to what quota permits. A GPU or a
 // mounted disk is given whole or not at all; ports are not counted.
 func (a *Allocator) cut(c *client, r fleet.Resources, s stage) fleet.Resources {
-	if !a.bound(c.role.account) {
+	return a.shorten(c.role.account, r, func(i int, n int64) int64 { return a.permit(c, i, n, s) })
+}
+
+// shorten is cut with the say of quota as a function of a name and an amount.
+func (a *Allocator) shorten(acc *account, r fleet.Resources, permit func(i int, n int64) int64) fleet.Resources {
+	if !a.bound(acc) {
 		return r
 	}
 	v := a.names.flat(&r)
 	out := fleet.Resources{Ports: r.Ports}
-	out.CPUs = fleet.Scalar(a.permit(c, iCPUs, v.at(iCPUs), s))
-	out.Mem = fleet.Scalar(a.permit(c, iMem, v.at(iMem), s))
-	out.GPUs = r.GPUs[:a.permit(c, iGPUs, v.at(iGPUs), s)/1000]
-	disk := fleet.Scalar(a.permit(c, iDisk, v.at(iDisk), s))
+	out.CPUs = fleet.Scalar(permit(iCPUs, v.at(iCPUs)))
+	out.Mem = fleet.Scalar(permit(iMem, v.at(iMem)))
+	out.GPUs = r.GPUs[:permit(iGPUs, v.at(iGPUs))/1000]
+	disk := fleet.Scalar(permit(iDisk, v.at(iDisk)))
 	for _, m := range r.Mounts {
 		if m.Size <= disk {
 			out.Mounts = append(out.Mounts, m)
@@ -238,7 +248,7 @@ func (a *Allocator) cut(c *client, r fleet.Resources, s stage) fleet.Resources {
 	}
 	out.Disk = min(r.Disk, disk)
 	for _, x := range r.Custom {
-		if n := a.permit(c, a.names.of(x.Name), int64(x.Amount), s); n > 0 {
+		if n := permit(a.names.of(x.Name), int64(x.Amount)); n > 0 {
 			out.Custom = append(out.Custom, fleet.Amount{Name: x.Name, Amount: fleet.Scalar(n)})
 		}
 	}

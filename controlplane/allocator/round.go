@@ -299,18 +299,18 @@ func (r *round) offer(c *client, ag *agent) (fleet.Resources, bool) {
 }
 
 // enough reports whether an offer is worth making.
-func (r *round) enough(c *client, res *fleet.Resources) bool {
+func (a *Allocator) enough(c *client, res *fleet.Resources) bool {
 	if res.IsZero() {
 		return false
 	}
 	if len(c.min) == 0 {
 		return true
 	}
-	v := r.names.all(res)
+	v := a.names.all(res)
 	for _, alternative := range c.min {
 		ok := true
 		for _, q := range alternative {
-			ok = ok && v.at(r.names.of(q.Name)) >= int64(q.Amount)
+			ok = ok && v.at(a.names.of(q.Name)) >= int64(q.Amount)
 		}
 		if ok {
 			return true

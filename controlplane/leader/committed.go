@@ -37,7 +37,7 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.rescindExcess()
 		l.due = true
 	case c.Convert != nil:
-		l.refreshAgent(c.Convert.Agent)
+		l.converted(c.Convert, r)
 	case c.DrainAgent != nil && r.Kind == state.OK:
 		l.retire(c.DrainAgent.Agent)
 	case c.SetActive != nil && r.Kind == state.OK:

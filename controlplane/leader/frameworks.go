@@ -14,6 +14,7 @@ type subscriber struct {
 	connected bool
 	conn      uint64 // of an outside framework
 	outside   bool
+	since     time.Time // it is connected
 	// away is when an outside framework left, or when this leader began.
 	away time.Time
 	// registering is a Register on its way through the trio.
@@ -60,7 +61,7 @@ func (l *Leader) describe(f *state.Framework) {
 }
 
 func (l *Leader) subscribe(ev Subscribe) {
-	l.subs[ev.Framework] = &subscriber{connected: true}
+	l.subs[ev.Framework] = &subscriber{connected: true, since: l.now}
 	for _, r := range ev.Standing {
 		l.alloc.SetStanding(ev.Framework, r, true)
 	}
@@ -147,7 +148,7 @@ func (l *Leader) registered(c *state.PutFramework, r state.Result) {
 	}
 	l.describe(l.st.Frameworks[id])
 	if reg != nil {
-		s.connected, s.conn, s.ending = true, reg.Conn, false
+		s.connected, s.conn, s.ending, s.since = true, reg.Conn, false, l.now
 		l.do(Registered{id, reg.Conn, ""})
 		l.alloc.AskAgain(id)
 	}

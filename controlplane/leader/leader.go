@@ -25,6 +25,7 @@ type Leader struct {
 	// launching holds what Accept took out of offers until its Launch is
 	// committed; the resources stay charged meanwhile.
 	launching map[fleet.TaskID]launching
+	reserving []reservation
 	offerSeq  uint64
 	lastRound time.Time
 	due       bool // something changed that an allocation round should see
@@ -124,6 +125,8 @@ func (l *Leader) Step(now time.Time, ev Event) []Action {
 		l.decline(now, ev)
 	case Reconcile:
 		l.reconcile(now, ev)
+	case Reserve:
+		l.reserve(now, ev)
 	case Committed:
 		for _, c := range ev.Commands {
 			l.committed(c, l.st.Apply(ev.Index, c))

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/framework"
@@ -40,6 +39,8 @@ type Fleet struct {
 	ids     map[string]int
 	status  api.Status
 	fail    error
+	// reserved is what came of the last reservation.
+	reserved state.Result
 }
 
 var _ api.Backend = (*Fleet)(nil)
@@ -186,6 +187,8 @@ func (f *Fleet) perform(act leader.Action) {
 		}
 	case leader.Assign:
 		f.assign(act)
+	case leader.Reserved:
+		f.reserved = act.Result
 	}
 	for _, ev := range answers {
 		f.step(ev)
@@ -226,15 +229,26 @@ func (f *Fleet) Soft(ctx context.Context) (api.Soft, error) {
 	return s, nil
 }
 
-// Why asks the leader.
-func (f *Fleet) Why(ctx context.Context, id fleet.TaskID) ([]allocator.Refusal, bool, error) {
+// Ask calls look with the leader.
+func (f *Fleet) Ask(ctx context.Context, look func(*leader.Leader)) error {
 	if err := f.check(ctx); err != nil {
-		return nil, false, err
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	refusals, never := f.leader.Why(f.now, id)
-	return refusals, never, nil
+	look(f.leader)
+	return nil
+}
+
+// Reserve commits at once.
+func (f *Fleet) Reserve(ctx context.Context, ev leader.Reserve) (res state.Result, err error) {
+	if err := f.check(ctx); err != nil {
+		return res, err
+	}
+	f.do(func() { f.step(ev) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reserved, f.reserved.Err()
 }
 
 // Status is what SetStatus said.
