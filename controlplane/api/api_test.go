@@ -332,11 +332,11 @@ func TestOffers(t *testing.T) {
 	f, c := newFleet(t)
 	f.AddAgent("a1", apitest.Capacity(2, 1024, device(1)), fleet.Agent{Site: "lab"})
 	f.Subscribe("outsider")
-	offers, err := c.Offers(t.Context())
-	if err != nil || len(offers) != 1 {
-		t.Fatalf("offers: %+v, %v", offers, err)
+	list, err := c.Offers(t.Context())
+	if err != nil || len(list.Offers) != 1 || list.Inverse == nil {
+		t.Fatalf("offers: %+v, %v", list, err)
 	}
-	o := offers[0]
+	o := list.Offers[0]
 	if o.ID != "o1-1" || o.Framework != "outsider" || o.Agent != "a1" || o.Site != "lab" ||
 		o.Resources.CPUs != "2" || len(o.GPUs) != 1 || !o.Expires.Equal(apitest.Epoch.Add(30*time.Second)) {
 		t.Errorf("got %+v", o)

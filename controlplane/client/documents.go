@@ -106,12 +106,16 @@ type Needs struct {
 }
 
 // Resources is what an agent has, an offer holds or a task uses. Mem and Disk
-// are in MiB, GPUs are UUIDs.
+// are in MiB, GPUs are UUIDs, Ports are ranges: "31000-32000,33000". Reserved
+// says which parts of it are not for everybody.
 type Resources struct {
-	CPUs Amount   `json:"cpus"`
-	Mem  Amount   `json:"mem"`
-	Disk Amount   `json:"disk"`
-	GPUs []string `json:"gpus"`
+	CPUs     Amount     `json:"cpus"`
+	Mem      Amount     `json:"mem"`
+	Disk     Amount     `json:"disk"`
+	GPUs     []string   `json:"gpus"`
+	Ports    string     `json:"ports,omitempty"`
+	Custom   Quantities `json:"custom,omitempty"`
+	Reserved []Reserved `json:"reserved,omitempty"`
 }
 
 // Why says what each agent lacks for a waiting task.
@@ -134,6 +138,7 @@ const (
 	AgentDisconnected = "disconnected"
 	AgentUnreachable  = "unreachable" // away for so long that its tasks are too
 	AgentRevoked      = "revoked"
+	AgentGone         = "gone" // an operator said that it will never be back
 )
 
 // Agent is one machine of the fleet.
@@ -143,6 +148,9 @@ type Agent struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Hostname string            `json:"hostname,omitempty"`
 	State    string            `json:"state"`
+	// Availability says whether it is offered; empty once it is no part of the
+	// fleet any more.
+	Availability string `json:"availability,omitempty"`
 	// Link is what carries its session, such as "quic".
 	Link     string    `json:"link,omitempty"`
 	Remote   string    `json:"remote,omitempty"`
@@ -152,13 +160,17 @@ type Agent struct {
 	LastSeen time.Time `json:"last_seen,omitzero"`
 	// CertDaysLeft counts whole days; it is negative once the certificate has
 	// ended.
-	CertNotAfter time.Time  `json:"cert_not_after,omitzero"`
-	CertDaysLeft *int       `json:"cert_days_left,omitempty"`
-	Total        Resources  `json:"total"`
-	Free         *Resources `json:"free,omitempty"`
-	GPUs         []GPU      `json:"gpus"`
-	Tasks        []string   `json:"tasks"`
-	Readings     *Readings  `json:"readings,omitempty"`
+	CertNotAfter time.Time `json:"cert_not_after,omitzero"`
+	CertDaysLeft *int      `json:"cert_days_left,omitempty"`
+	Total        Resources `json:"total"`
+	// Used is what tasks hold; what is neither used nor free is on offer.
+	Used        Resources  `json:"used"`
+	Free        *Resources `json:"free,omitempty"`
+	GPUs        []GPU      `json:"gpus"`
+	Tasks       []string   `json:"tasks"`
+	Drain       *Drain     `json:"drain,omitempty"`
+	Maintenance *Window    `json:"maintenance,omitempty"`
+	Readings    *Readings  `json:"readings,omitempty"`
 }
 
 // Readings is what an agent last read off its machine.
@@ -272,7 +284,8 @@ type (
 		Agents []Agent `json:"agents"`
 	}
 	OfferList struct {
-		Offers []Offer `json:"offers"`
+		Offers  []Offer        `json:"offers"`
+		Inverse []InverseOffer `json:"inverse_offers"`
 	}
 	TokenList struct {
 		Tokens []Token `json:"tokens"`

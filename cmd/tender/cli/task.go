@@ -176,37 +176,6 @@ its agent has stopped it; one that waits to be placed ends at once.`,
 	return cmd
 }
 
-func (a *app) whyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "why TASK",
-		Short:   "Say why a task waits: what each agent lacks for it",
-		Example: "  tender why train-1",
-		Args:    arity(1, 1, "TASK"),
-		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			y, err := c.Why(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(y, func(w io.Writer) {
-				if y.Waiting == nil {
-					fmt.Fprintf(w, "%s does not wait: it is %s\n", clean(y.Task), clean(y.State))
-					return
-				}
-				fmt.Fprintf(w, "%s waits: %s\n", clean(y.Task), clean(waitText(*y.Waiting)))
-				if len(y.Agents) == 0 {
-					return
-				}
-				var rows [][]string
-				for _, r := range y.Agents {
-					rows = append(rows, []string{r.Agent, r.Reason})
-				}
-				fmt.Fprintln(w)
-				table(w, "AGENT REASON", rows)
-			})
-		}),
-	}
-}
-
 func (a *app) taskLogs() *cobra.Command {
 	o := client.LogOptions{}
 	cmd := &cobra.Command{
