@@ -297,6 +297,7 @@ func TestAgents(t *testing.T) {
 		CertNotAfter: apitest.Epoch.Add(71 * time.Hour), CertDaysLeft: &two,
 		Total: client.Resources{CPUs: "8", Mem: "16384", Disk: "100000", GPUs: []string{"GPU-1"}},
 		Free:  &client.Resources{CPUs: "7", Mem: "16384", Disk: "100000", GPUs: []string{}},
+		Used:  client.Resources{CPUs: "1", Mem: "0", Disk: "0", GPUs: []string{"GPU-1"}}, Availability: client.AgentActive,
 		GPUs: []client.GPU{
 			{UUID: "GPU-1", Model: "NVIDIA RTX A6000", Memory: 49140, Compute: "8.6", Driver: "570.00", Health: "healthy", Task: task.ID},
 			{UUID: "GPU-2", Model: "NVIDIA RTX A6000", Memory: 49140, Compute: "8.6", Driver: "570.00", Health: "unhealthy", Reason: "XID 79"},

@@ -122,18 +122,36 @@ func (l *Leader) reservation(ev Reserve) (c state.Convert, rescinded []fleet.Off
 		}
 	}
 	c = state.Convert{Agent: ev.Agent, From: from, To: ev.to(from)}
-	if !ev.End {
-		more := from
-		for _, id := range rescinded { // what the role is offered counts already
-			if o := l.offers[id].offer; o.Role.Descends(ev.Role) {
-				more = more.Sub(o.Resources.Flat())
-			}
-		}
-		if text := l.alloc.Beyond(ev.Role, more); text != "" {
-			return c, nil, refuse(state.Conflict, "%s; raise it first: tender quota set", text)
-		}
+	if ev.End {
+		return c, rescinded, state.Result{}
+	}
+	rescinded, text := l.underQuota(ev.Role, from, rescinded)
+	if text != "" {
+		return c, nil, refuse(state.Conflict, "%s; raise it first: tender quota set", text)
 	}
 	return c, rescinded, state.Result{}
+}
+
+// underQuota adds to the offers to end those of the role itself that use up its
+// quota, as far as a reservation needs that. text says what limit stands in the
+// way all the same.
+func (l *Leader) underQuota(r fleet.Role, more fleet.Resources, rescinded []fleet.OfferID) (_ []fleet.OfferID, text string) {
+	counts := func(o fleet.Offer) bool { return o.Role.Descends(r) }
+	for _, id := range rescinded {
+		if o := l.offers[id].offer; counts(o) {
+			more = more.Sub(o.Resources.Flat())
+		}
+	}
+	for _, o := range l.Offers() {
+		if text = l.alloc.Beyond(r, more); text == "" {
+			return rescinded, ""
+		}
+		if counts(o) && !slices.Contains(rescinded, o.ID) {
+			more = more.Sub(o.Resources.Flat())
+			rescinded = append(rescinded, o.ID)
+		}
+	}
+	return rescinded, l.alloc.Beyond(r, more)
 }
 
 // offersOn are the offers of an agent, in the order of their ids.

@@ -41,6 +41,7 @@ type Fleet struct {
 	fail    error
 	// reserved is what came of the last reservation.
 	reserved state.Result
+	conns    uint64 // of outside frameworks
 }
 
 var _ api.Backend = (*Fleet)(nil)
@@ -300,6 +301,22 @@ func (f *Fleet) Await(ctx context.Context, id fleet.TaskID, s fleet.TaskState) e
 		case <-changed:
 		case <-ctx.Done():
 			return fmt.Errorf("task %s is %v, not %v: %w", id, f.State(id), s, ctx.Err())
+		}
+	}
+}
+
+// AwaitAgent returns once an agent is as it should be, or with the error of ctx.
+func (f *Fleet) AwaitAgent(ctx context.Context, id fleet.AgentID, is func(*fleet.Agent) bool) error {
+	for {
+		changed, ok := f.Changed(), false
+		f.Stale(func(st *state.State) { ok = st.Agents[id] != nil && is(st.Agents[id]) })
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("agent %s: %w", id, ctx.Err())
 		}
 	}
 }
