@@ -67,7 +67,7 @@ func (h *handler) reserve(end bool) func(http.ResponseWriter, *http.Request, fle
 			return err
 		}
 		who := access.From(r.Context())
-		ev := leader.Reserve{Agent: id, Role: fleet.Role(in.Role), End: end, Principal: who.ID, By: who.String()}
+		ev := leader.Reserve{Agent: id, Role: fleet.Role(in.Role), End: end, Principal: who.String(), By: who.String()}
 		if err := reservation(in, &ev); err != nil {
 			return invalid(err)
 		}
