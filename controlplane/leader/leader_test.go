@@ -81,6 +81,8 @@ func (b *bench) step(ev leader.Event) {
 			b.logf("ack %s %s %s", act.Agent, act.Task, act.Update)
 		case leader.Update:
 			b.logf("update %s %s %v %s", act.Framework, act.Status.Task, act.Status.State, act.Status.Reason)
+		case leader.Reserved:
+			b.logf("reserved %d %s%s", act.Seq, act.Result.Kind, act.Result.Text)
 		case leader.Disconnect:
 			b.logf("disconnect %s %d %s", act.Agent, act.Session, act.Cause)
 		}
