@@ -31,28 +31,30 @@ func TestReservationMakesRoom(t *testing.T) {
 	b.up("a2", a2, 1, 0)
 	b.outside("m", "x")
 	b.step(leader.Decline{Framework: "m", Offers: []fleet.OfferID{"o7-1", "o7-2"}, Filters: &fleet.Filters{Refuse: time.Hour}})
-	b.step(leader.Subscribe{Framework: "f"})
-	b.step(demand(fleet.Need{CPUs: fleet.Whole(1), Agent: "a2"}, 1))
-	b.step(demand(fleet.Need{CPUs: fleet.Whole(1), Agent: "a1"}, 1))
 	b.log = nil
-	b.step(leader.Reserve{Seq: 1, Agent: "a2", Role: "r", Resources: cpus(1)})
-	b.expect(convertLog) // there was room
-	b.step(leader.Reserve{Seq: 2, Agent: "a2", Role: "r", Resources: cpus(1)})
-	b.expect("rescind f o7-3", convertLog, "offer f o7-4 a1 cpus:1")
-	if got := b.l.Offers(); len(got) != 1 || got[0].Agent != "a1" {
-		t.Errorf("offers: %+v", got)
+	for _, f := range []fleet.FrameworkID{"f", "g"} {
+		b.step(leader.Subscribe{Framework: f})
+		b.step(leader.Demands{Framework: f, Role: "*", Demands: []fleet.Demand{{Name: "d", Role: "*", Need: fleet.Need{CPUs: fleet.Whole(1), Agent: "a2"}, Count: 1}}})
 	}
+	b.expect("offer f o7-3 a2 cpus:1", "offer g o7-4 a2 cpus:1")
+	b.step(leader.Reserve{Seq: 1, Agent: "a2", Role: "r", Resources: fleet.Resources{Mem: fleet.Whole(1000)}})
+	b.expect("propose Convert{Agent:a2 Framework: Role: From:mem:1000 To:mem(r):1000}") // there was room
+	b.step(leader.Reserve{Seq: 2, Agent: "a2", Role: "r", Resources: cpus(1)})
+	b.expect("rescind f o7-3", convertLog)
 	b.commit()
 	b.expect("reserved 1", "reserved 2")
-	if got := b.l.Free("a2").String(); got != "mem:1024;cpus(r):2" {
+	if got := b.l.Free("a2").String(); got != "mem:24;cpus(r):1;mem(r):1000" {
 		t.Errorf("free: %s", got)
 	}
-	b.step(leader.Reserve{Seq: 3, Agent: "a2", Role: "r", Resources: cpus(1)})
-	b.expect("reserved 3 conflictagent a2 cannot reserve cpus:1: neither reserved nor used by tasks are mem:1024")
-	b.step(leader.Reserve{Seq: 4, Agent: "a2", Role: "r", Resources: cpus(2), End: true})
+	if got := b.l.Offers(); len(got) != 1 || got[0].ID != "o7-4" {
+		t.Errorf("offers: %+v", got)
+	}
+	b.step(leader.Reserve{Seq: 3, Agent: "a2", Role: "r", Resources: cpus(2)})
+	b.expect("reserved 3 conflictagent a2 cannot reserve cpus:2: neither reserved nor used by tasks are cpus:1;mem:24")
+	b.step(leader.Reserve{Seq: 4, Agent: "a2", Role: "r", Resources: fleet.Resources{CPUs: fleet.Whole(1), Mem: fleet.Whole(1000)}, End: true})
 	b.commit()
-	if got := b.l.Free("a2").String(); got != "cpus:2;mem:1024" {
-		t.Errorf("free at last: %s", got)
+	if got := b.l.Free("a2").String(); got != "mem:1024" { // what is given back is on offer at once
+		t.Errorf("free at last: %s, offers %+v", got, b.l.Offers())
 	}
 }
 
@@ -95,10 +97,15 @@ func TestReservationOfGPUs(t *testing.T) {
 	b.step(leader.Subscribe{Framework: "f"})
 	b.step(demand(fleet.Need{CPUs: fleet.Whole(1), GPU: fleet.GPURequest{Count: 1}}, 1)) // it is GPU-1
 	b.log = nil
+	b.step(leader.Reserve{Seq: 9, Agent: "a1", Role: "r", GPUs: 1, Resources: cpus(4)})
+	b.expect("rescind f o7-1", "propose Convert{Agent:a1 Framework: Role: From:cpus:4;gpus:[GPU-2] To:cpus(r):4;gpus(r):[GPU-2]}")
+	b.step(leader.Reserve{Seq: 9, Agent: "a1", Role: "r", GPUs: 1, Resources: cpus(4), End: true})
+	b.commit()
+	b.log = nil
 	b.step(leader.Reserve{Seq: 1, Agent: "a1", Role: "r", GPUs: 1})
 	b.expect("propose Convert{Agent:a1 Framework: Role: From:gpus:[GPU-2] To:gpus(r):[GPU-2]}")
 	b.step(leader.Reserve{Seq: 2, Agent: "a1", Role: "r", GPUs: 1, Resources: fleet.Resources{GPUs: []gpu.UUID{"GPU-3"}}})
-	b.expect("rescind f o7-1", "propose Convert{Agent:a1 Framework: Role: From:gpus:[GPU-1,GPU-3] To:gpus(r):[GPU-1,GPU-3]}")
+	b.expect("rescind f o7-2", "propose Convert{Agent:a1 Framework: Role: From:gpus:[GPU-1,GPU-3] To:gpus(r):[GPU-1,GPU-3]}")
 	b.step(leader.Reserve{Seq: 3, Agent: "a1", Role: "r", GPUs: 1})
 	b.expect("reserved 3 conflictagent a1 cannot reserve gpus:1: neither reserved nor used by tasks are cpus:4")
 	b.commit()
