@@ -107,4 +107,3 @@ func (s *sorter) find(path string) *node {
 	}
 	return at
 }
-

@@ -209,6 +209,26 @@ func TestListsShowOnlyOwnRoles(t *testing.T) {
 	if err := json.Unmarshal(d.ask("board-a", "GET", "/v1/offers", "").Body.Bytes(), &offers); err != nil || len(offers.Offers) != 0 {
 		t.Errorf("offers: %+v, %v", offers, err)
 	}
+	d.Register(apitest.Info("fa", "a/x"))
+	d.Register(apitest.Info("fb", "b"))
+	var roles client.RoleList
+	if unmarshal(t, d.ask("board-a", "GET", "/v1/roles", "").Body.Bytes(), &roles); fmt.Sprint(names(roles.Roles)) != "[a a/x]" {
+		t.Errorf("roles: %+v", roles)
+	}
+	var frameworks client.FrameworkList
+	unmarshal(t, d.ask("board-a", "GET", "/v1/frameworks", "").Body.Bytes(), &frameworks)
+	var known []string
+	for _, x := range frameworks.Frameworks {
+		known = append(known, fmt.Sprint(x.ID, x.Tasks))
+	}
+	if got := strings.Join(known, " "); got != "famap[] outsidermap[] runmap[TASK_RUNNING:1]" {
+		t.Errorf("frameworks: %s", got)
+	}
+	w := httptest.NewRecorder()
+	d.local.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/maintenance", strings.NewReader(`{"agents":["a1"],"start":"2026-03-01T00:00:00Z"}`)))
+	if unmarshal(t, d.ask("board-a", "GET", "/v1/offers", "").Body.Bytes(), &offers); len(offers.Inverse) != 0 {
+		t.Errorf("inverse offers: %+v", offers)
+	}
 }
 
 func TestPrincipals(t *testing.T) {

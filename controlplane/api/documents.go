@@ -121,8 +121,11 @@ type holdings struct {
 // held are the tasks on agents, those that the asker may know.
 func held(st *state.State, who access.Principal) holdings {
 	h := holdings{
-		map[fleet.AgentID][]string{}, map[gpu.UUID]string{}, map[fleet.AgentID]fleet.Resources{},
-		map[fleet.AgentID]int{}, map[fleet.AgentID]int{},
+		map[fleet.AgentID][]string{},
+		map[gpu.UUID]string{},
+		map[fleet.AgentID]fleet.Resources{},
+		map[fleet.AgentID]int{},
+		map[fleet.AgentID]int{},
 	}
 	for _, t := range st.Tasks {
 		switch {

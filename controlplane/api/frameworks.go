@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -88,9 +89,7 @@ func (h *handler) frameworks(ctx context.Context) ([]client.Framework, error) {
 				if d.BuiltIn {
 					d.Roles = append(d.Roles, roleNames(state.SortedKeys(roles[id]))...)
 				}
-				for s, n := range tasks[id] {
-					d.Tasks[s] = n
-				}
+				maps.Copy(d.Tasks, tasks[id])
 				docs = append(docs, d)
 			}
 		}

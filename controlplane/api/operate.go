@@ -99,7 +99,7 @@ func reservation(in client.Reserve, ev *leader.Reserve) error {
 			}
 		default:
 			if a.Amount > 0 {
-				ev.Resources.Custom = append(ev.Resources.Custom, fleet.Amount(a))
+				ev.Resources.Custom = append(ev.Resources.Custom, a)
 			}
 		}
 	}

@@ -149,9 +149,9 @@ func (l *Leader) convert(now time.Time, u *use, c Conversion) {
 	// The allocator goes ahead; when the commit comes, or does not, it is told
 	// what the agent is.
 	l.alloc.Reserve(u.agent, c.From, c.To)
-	l.propose(now, state.Command{Convert: &state.Convert{
-		Agent: u.agent, Framework: u.Framework, Role: u.role, From: c.From, To: c.To,
-	}})
+	own := state.Convert{Agent: u.agent, Framework: u.Framework, Role: u.role, From: c.From, To: c.To}
+	l.reserving = append(l.reserving, reservation{convert: own})
+	l.propose(now, state.Command{Convert: &own})
 }
 
 // take ends the offers of an accept and returns them. They must be the

@@ -15,7 +15,7 @@ type (
 	// or, with End, ends such reservations. Offers are rescinded as far as they
 	// stand in the way; what tasks use is left alone. Reserved answers it.
 	Reserve struct {
-		// Seq tells answers apart; the shell counts.
+		// Seq tells answers apart; the shell counts, from 1.
 		Seq   uint64
 		Agent fleet.AgentID
 		Role  fleet.Role
@@ -38,8 +38,9 @@ type (
 func (Reserve) event()   {}
 func (Reserved) action() {}
 
-// reservation is a Reserve on its way through the trio. Until its commit comes
-// the allocator is told of the agent as it will be then.
+// reservation is a conversion on its way through the trio. Until its commit
+// comes the allocator is told of the agent as it will be then, or what is on the
+// way could be offered to others. A framework's own has no seq.
 type reservation struct {
 	seq     uint64
 	convert state.Convert
@@ -63,10 +64,12 @@ func (l *Leader) reserve(now time.Time, ev Reserve) {
 // converted follows a committed conversion. A refused one leaves no trace.
 func (l *Leader) converted(c *state.Convert, r state.Result) {
 	i := slices.IndexFunc(l.reserving, func(w reservation) bool {
-		return c.Framework == "" && w.convert.Agent == c.Agent && w.convert.From.Equal(c.From) && w.convert.To.Equal(c.To)
+		return w.convert.Agent == c.Agent && w.convert.Framework == c.Framework && w.convert.From.Equal(c.From) && w.convert.To.Equal(c.To)
 	})
 	if i >= 0 {
-		l.do(Reserved{l.reserving[i].seq, r})
+		if seq := l.reserving[i].seq; seq != 0 {
+			l.do(Reserved{seq, r})
+		}
 		l.reserving = slices.Delete(l.reserving, i, i+1)
 	}
 	l.refreshAgent(c.Agent)

@@ -85,6 +85,31 @@ func TestReservationOnItsWay(t *testing.T) {
 	}
 }
 
+// The same holds for what a framework reserves.
+func TestFrameworksReservationOnItsWay(t *testing.T) {
+	b := newBench(t)
+	b.up("a2", a2, 1, 0)
+	b.outside("m", "r")
+	to := cpus(2).In(fleet.Class{Reserved: []fleet.Reservation{{Role: "r", Dynamic: true, Principal: "m"}}})
+	b.step(leader.Suppress{Framework: "m"})
+	b.step(leader.Accept{Framework: "m", Offers: []fleet.OfferID{"o7-1"}, Operations: []leader.Operation{{Convert: &leader.Conversion{From: cpus(2), To: to}}}})
+	own := b.pending
+	b.pending = nil
+	b.commit(state.Command{SetMaintenance: &state.SetMaintenance{Agents: []fleet.AgentID{"a2"}, Window: &fleet.Unavailability{Start: t0}}})
+	b.step(leader.Subscribe{Framework: "f"})
+	b.step(demand(fleet.Need{CPUs: fleet.Whole(1)}, 1))
+	if got := b.l.Offers(); len(got) != 0 || b.l.Free("a2").String() != "mem:1024;cpus(r):2" {
+		t.Errorf("before the commit: free %v, offers %+v", b.l.Free("a2"), got)
+	}
+	b.pending = own
+	b.log = nil
+	b.commit()
+	b.expect()
+	if got := b.l.Free("a2").String(); got != "mem:1024;cpus(r):2" {
+		t.Errorf("after it: %s", got)
+	}
+}
+
 // Devices that nobody has on offer come first, and one that a task has never.
 func TestReservationOfGPUs(t *testing.T) {
 	three := fleet.Capacity{Total: fleet.Resources{CPUs: fleet.Whole(4), GPUs: []gpu.UUID{"GPU-1", "GPU-2", "GPU-3"}}}

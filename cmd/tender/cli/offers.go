@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -64,13 +65,11 @@ func reservedText(parts []client.Reserved) string {
 	var out []string
 	for _, p := range parts {
 		held := client.Quantities{}
+		maps.Copy(held, p.Resources.Custom)
 		for _, n := range []string{"cpus", "mem", "disk", "gpus"} {
 			if x := amountOf(p.Resources, n); x != "0" {
 				held[n] = x
 			}
-		}
-		for n, x := range p.Resources.Custom {
-			held[n] = x
 		}
 		text := amounts(held)
 		if p.Role != "" {

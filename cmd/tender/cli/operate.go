@@ -52,6 +52,12 @@ much is left. Ctrl-C ends the waiting, not the drain.`,
 			in.MaxGrace = &d
 		}
 		g, err := c.DrainAgent(ctx, args[0], in)
+		if err != nil && wait && in == (client.StartDrain{}) {
+			// Somebody waits anew for a drain that is under way.
+			if now, e := c.Agent(ctx, args[0]); e == nil && now.Drain != nil && now.Drain.Done.IsZero() {
+				g, err = now, nil
+			}
+		}
 		if err == nil && wait {
 			g, err = a.awaitDrain(ctx, c, g)
 		}

@@ -246,6 +246,7 @@ func (f *Fleet) Reserve(ctx context.Context, ev leader.Reserve) (res state.Resul
 	if err := f.check(ctx); err != nil {
 		return res, err
 	}
+	ev.Seq = 1 // one at a time
 	f.do(func() { f.step(ev) })
 	f.mu.Lock()
 	defer f.mu.Unlock()
