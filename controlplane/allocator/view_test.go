@@ -158,3 +158,23 @@ func TestWhyNotNamesFew(t *testing.T) {
 		t.Errorf("%+v", obstacles)
 	}
 }
+
+// What people ask for is worked out in the leader's loop: it must not hold up
+// a large fleet.
+func BenchmarkWhyNot(b *testing.B) {
+	a := allocator.New(allocator.Options{})
+	for i := range 10_000 {
+		a.SetAgent(agent(fmt.Sprintf("a%05d", i), 32, 65536, dev(fmt.Sprintf("GPU-%d", i), 1)))
+	}
+	a.SetQuota("r", fleet.Quota{Limit: quantity("cpus", 1000), Guarantee: quantity("mem", 1000)})
+	_ = a.SetFramework(fleet.FrameworkInfo{ID: "m", Roles: []fleet.Role{"r"}, Capabilities: []fleet.Capability{fleet.CapGPU}})
+	for i := range 10_000 {
+		id := fleet.AgentID(fmt.Sprintf("a%05d", i))
+		a.Refuse(t0, "m", "r", id, agent("", 32, 65536, dev(fmt.Sprintf("GPU-%d", i), 1)).Capacity.Total, time.Hour)
+	}
+	for b.Loop() {
+		if o, _ := a.WhyNot("m", "r"); len(o) != 1 {
+			b.Fatal(o)
+		}
+	}
+}

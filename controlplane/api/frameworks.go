@@ -164,6 +164,7 @@ func (h *handler) whyFramework(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		doc.OmittedRoles = len(d.Roles) - len(roles)
 		who := access.From(r.Context())
 		for _, o := range roles {
 			if who.MayUse(o.Role) {

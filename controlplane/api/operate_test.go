@@ -418,6 +418,14 @@ func TestWhyFrameworkIsBounded(t *testing.T) {
 	if o.Count != 50 || len(o.Agents) != 10 || o.Agents[0] != "a00" || o.Reason != "the framework declined what is free" || !o.Until.Equal(apitest.Epoch.Add(time.Hour)) {
 		t.Errorf("%+v", o)
 	}
+	many := apitest.Info("n")
+	for i := range 40 {
+		many.Roles = append(many.Roles[:i:i], fleet.Role(fmt.Sprintf("r%02d", i)))
+	}
+	f.Register(many)
+	if y, err = c.WhyFramework(t.Context(), "n"); err != nil || len(y.Roles) != 16 || y.OmittedRoles != 24 {
+		t.Errorf("of 40 roles %d are explained and %d omitted, %v", len(y.Roles), y.OmittedRoles, err)
+	}
 	if p := problem(t, second(c.WhyFramework(t.Context(), "nobody"))); p.Code != client.CodeNotFound {
 		t.Errorf("nobody: %+v", p)
 	}

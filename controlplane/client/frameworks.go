@@ -73,6 +73,8 @@ type FrameworkWhy struct {
 	Name      string    `json:"name,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	Roles     []RoleWhy `json:"roles"`
+	// OmittedRoles counts roles beyond the first ones, which are not explained.
+	OmittedRoles int `json:"omitted_roles,omitempty"`
 }
 
 // RoleWhy is what a framework can expect in one role. Offers counts those that

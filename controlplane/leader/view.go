@@ -113,6 +113,10 @@ func sum(x, y fleet.Quantities, sign fleet.Scalar) fleet.Quantities {
 	return out
 }
 
+// MaxOutlooks bounds the roles that WhyNot looks at: each costs a look at every
+// agent of the fleet, in the leader's loop.
+const MaxOutlooks = 16
+
 // RoleOutlook is what a framework can expect in one role.
 type RoleOutlook struct {
 	Role       fleet.Role
@@ -125,7 +129,7 @@ type RoleOutlook struct {
 }
 
 // WhyNot says, role by role, why an outside framework is not offered what the
-// fleet has. It is empty for a framework that the leader does not know or that
+// fleet has, in its first MaxOutlooks roles. It is empty for a framework that the leader does not know or that
 // is not connected: no offers are made to it.
 func (l *Leader) WhyNot(id fleet.FrameworkID) []RoleOutlook {
 	s, f := l.subs[id], l.st.Frameworks[id]
@@ -133,7 +137,7 @@ func (l *Leader) WhyNot(id fleet.FrameworkID) []RoleOutlook {
 		return nil
 	}
 	var out []RoleOutlook
-	for _, r := range f.Info.Roles {
+	for _, r := range f.Info.Roles[:min(MaxOutlooks, len(f.Info.Roles))] {
 		o := RoleOutlook{Role: r, Suppressed: !s.standing[r]}
 		for _, of := range l.offers {
 			if of.offer.Framework == id && of.offer.Role == r {

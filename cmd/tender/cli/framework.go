@@ -186,6 +186,9 @@ func (a *app) printOutlook(y client.FrameworkWhy) error {
 				fmt.Fprintf(a.Err, "%s with other reasons\n", plural(r.Omitted, "more agent"))
 			}
 		}
+		if y.OmittedRoles > 0 {
+			fmt.Fprintf(a.Err, "%s not looked at\n", plural(y.OmittedRoles, "more role"))
+		}
 	})
 }
 
