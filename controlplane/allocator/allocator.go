@@ -128,7 +128,7 @@ type Allocator struct {
 	frameworks map[fleet.FrameworkID]*framework
 	roles      map[fleet.Role]*role
 	sorter     *sorter // of roles
-	total      vector  // of all agents, whatever its class
+	total      total
 	accounts   map[fleet.Role]*account
 	guarantees int    // roles that have one
 	needed     vector // held back for guarantees
@@ -200,14 +200,15 @@ func (a *Allocator) SetAgent(n Agent) {
 func (a *Allocator) count(ag *agent) {
 	t := &ag.Capacity.Total
 	all := a.names.all(t)
-	a.total.add(&all, 1)
-	a.sorter.totalChanged()
+	a.total.change(&all, 1)
 	ag.hasGPUs, ag.reserved = all.at(iGPUs) > 0, nil
 	for _, p := range t.Parts {
 		if r := p.Class.Role(); r != "" {
 			v := a.names.flat(&p.Resources)
 			ag.reserved = append(ag.reserved, reserve{r, v})
-			a.consume(a.account(r), &v, 1)
+			acc := a.account(r)
+			acc.reserved++
+			a.consume(acc, &v, 1)
 		}
 	}
 	a.countFree(ag, 1)
@@ -216,10 +217,10 @@ func (a *Allocator) count(ag *agent) {
 func (a *Allocator) discount(ag *agent) {
 	a.countFree(ag, -1)
 	all := a.names.all(&ag.Capacity.Total)
-	a.total.add(&all, -1)
-	a.sorter.totalChanged()
+	a.total.change(&all, -1)
 	for _, r := range ag.reserved {
 		acc := a.account(r.role)
+		acc.reserved--
 		a.consume(acc, &r.amount, -1)
 		a.closeAccount(acc)
 	}

@@ -19,6 +19,7 @@ type account struct {
 	guaranteed bool // some guarantee is not zero
 	limit      vector
 	limited    []int // names with a limit; 0 is one
+	reserved   int   // agents that have something reserved for the role
 	consumed   vector
 	// below is what the children need held back, needed what the whole subtree
 	// does: the larger of the role's own open guarantee and below, by name.
@@ -158,6 +159,31 @@ func (acc *account) limiting(i int, n int64) *account {
 	return nil
 }
 
+// exhausted reports whether quota leaves a standing client nothing that is
+// worth offering, on whatever agent. Within a round that does not change again.
+func (a *Allocator) exhausted(c *client) bool {
+	acc := c.role.account
+	if len(c.min) == 0 || c.framework.revocable || !a.bound(acc) {
+		return false
+	}
+	for at := acc; at != nil; at = at.parent {
+		if at.reserved > 0 {
+			return false
+		}
+	}
+	for _, alternative := range c.min {
+		reachable := true
+		for _, q := range alternative {
+			got := a.permit(c, a.names.of(q.Name), int64(q.Amount), false)
+			reachable = reachable && got >= int64(q.Amount)
+		}
+		if reachable {
+			return false
+		}
+	}
+	return true
+}
+
 // Exceeds reports whether a role or one above it holds more than its limit.
 func (a *Allocator) Exceeds(r fleet.Role) bool {
 	for at := a.account(r); at != nil; at = at.parent {
@@ -192,27 +218,32 @@ func (a *Allocator) bound(acc *account) bool {
 	return false
 }
 
-// permit returns how much of n of a name the role may be given in a stage, and
-// notes the client where quota is what keeps it from more.
-func (a *Allocator) permit(c *client, i int, n int64, s stage) int64 {
+// permit returns how much of n of a name the role may be given, with its open
+// guarantee or beyond it only, and notes the client where quota is what keeps it
+// from more.
+func (a *Allocator) permit(c *client, i int, n int64, guarantee bool) int64 {
 	if n == 0 {
 		return 0
 	}
 	acc := c.role.account
 	room := acc.room(i)
 	var guaranteed int64
-	if s == guarantees {
+	if guarantee {
 		guaranteed = min(n, room, acc.open(i))
 	}
-	got := guaranteed + min(n-guaranteed, room-guaranteed, a.spare(i))
-	if got < n {
-		if at := acc.limiting(i, n); at != nil {
-			if at.cut == nil {
-				at.cut = map[*client]bool{}
+	spare := a.spare(i)
+	got := guaranteed + min(n-guaranteed, room-guaranteed, spare)
+	if spare < n-guaranteed {
+		a.held[c] = true
+	}
+	if room < n {
+		for at := acc; at != nil; at = at.parent {
+			if slices.Contains(at.limited, i) && at.limit.at(i)-at.consumed.at(i) < n {
+				if at.cut == nil {
+					at.cut = map[*client]bool{}
+				}
+				at.cut[c] = true
 			}
-			at.cut[c] = true
-		} else {
-			a.held[c] = true
 		}
 	}
 	return got
@@ -224,12 +255,15 @@ func (a *Allocator) cut(c *client, r fleet.Resources, s stage) fleet.Resources {
 	if !a.bound(c.role.account) {
 		return r
 	}
+	// In the second stage a guarantee is no reason any more (Mesos): what it did
+	// not take in the first, somebody refused.
+	first := s == guarantees
 	v := a.names.flat(&r)
 	out := fleet.Resources{Ports: r.Ports}
-	out.CPUs = fleet.Scalar(a.permit(c, iCPUs, v.at(iCPUs), s))
-	out.Mem = fleet.Scalar(a.permit(c, iMem, v.at(iMem), s))
-	out.GPUs = r.GPUs[:a.permit(c, iGPUs, v.at(iGPUs), s)/1000]
-	disk := fleet.Scalar(a.permit(c, iDisk, v.at(iDisk), s))
+	out.CPUs = fleet.Scalar(a.permit(c, iCPUs, v.at(iCPUs), first))
+	out.Mem = fleet.Scalar(a.permit(c, iMem, v.at(iMem), first))
+	out.GPUs = r.GPUs[:a.permit(c, iGPUs, v.at(iGPUs), first)/1000]
+	disk := fleet.Scalar(a.permit(c, iDisk, v.at(iDisk), first))
 	for _, m := range r.Mounts {
 		if m.Size <= disk {
 			out.Mounts = append(out.Mounts, m)
@@ -238,22 +272,22 @@ func (a *Allocator) cut(c *client, r fleet.Resources, s stage) fleet.Resources {
 	}
 	out.Disk = min(r.Disk, disk)
 	for _, x := range r.Custom {
-		if n := a.permit(c, a.names.of(x.Name), int64(x.Amount), s); n > 0 {
+		if n := a.permit(c, a.names.of(x.Name), int64(x.Amount), first); n > 0 {
 			out.Custom = append(out.Custom, fleet.Amount{Name: x.Name, Amount: fleet.Scalar(n)})
 		}
 	}
 	return out
 }
 
-// permits reports whether quota lets a role take all of v, which must fit into
-// an open guarantee in part at least where the stage is for those.
+// permits reports whether quota lets a role take all of v. In the first stage
+// some of it must be under an open guarantee.
 func (a *Allocator) permits(c *client, v *vector, s stage) bool {
 	acc := c.role.account
 	if !a.bound(acc) {
 		return true
 	}
 	for i := range v.len() {
-		if a.permit(c, i, v.at(i), s) < v.at(i) {
+		if a.permit(c, i, v.at(i), true) < v.at(i) {
 			return false
 		}
 	}

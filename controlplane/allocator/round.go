@@ -264,10 +264,15 @@ func (r *round) divide(ag *agent) {
 			if c.standing && (fresh || c.dirty) {
 				if res, ok := r.offer(c, ag); ok {
 					r.grant(c, ag, res, "")
+				} else if r.stage == fairShare && len(c.demands) == 0 && r.exhausted(c) {
+					n.done = r.number
 				}
 			}
 			return !ag.free.IsZero()
 		})
+		if r.stage == fairShare && ro.sorter.first(r.number) == nil {
+			n.done = r.number
+		}
 		return !ag.free.IsZero()
 	})
 }

@@ -175,7 +175,7 @@ func number(r fleet.Resources) fleet.Resources {
 }
 
 func replaySorter(t *testing.T, s scenario) {
-	var total vector
+	var total total
 	n := newNames(s.Options.Exclude)
 	so := newSorter(n, &total, false)
 	agents := map[string]vector{}
@@ -194,13 +194,12 @@ func replaySorter(t *testing.T, s scenario) {
 		switch op.Op {
 		case "set_total", "remove_total":
 			old := agents[op.Agent]
-			total.add(&old, -1)
+			total.change(&old, -1)
 			delete(agents, op.Agent)
 			if op.Op == "set_total" {
 				agents[op.Agent] = v
-				total.add(&v, 1)
+				total.change(&v, 1)
 			}
-			so.totalChanged()
 		case "add":
 			if op.Weight != nil {
 				so.setWeight(op.Client, thousandths(*op.Weight))
