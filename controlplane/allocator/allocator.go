@@ -71,6 +71,7 @@ type agent struct {
 	reserved []reserve // what its total counts in roles' quota
 	filters  map[*client][]*filter
 	holders  map[fleet.FrameworkID]fleet.Resources
+	marks    []mark // what is kept for whom others ended
 	// asked are those who have had an inverse offer for this window.
 	asked map[fleet.FrameworkID]bool
 }
@@ -116,6 +117,7 @@ type role struct {
 type demand struct {
 	fleet.Demand
 	offered int
+	since   time.Time // it was open, as Preempt saw it
 }
 
 func (d *demand) open() int { return d.Count - d.offered }

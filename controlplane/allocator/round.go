@@ -283,13 +283,14 @@ func (r *round) offer(c *client, ag *agent) (fleet.Resources, bool) {
 	if c.excludes(ag, r.opt.ShowGPUs) != "" {
 		return fleet.Resources{}, false
 	}
-	res := r.cut(c, ag.free.Flat(), r.stage)
+	free := r.visible(c, ag)
+	res := r.cut(c, free.Flat(), r.stage)
 	if r.stage == guarantees {
 		if v := r.names.flat(&res); !c.role.account.covers(&v) {
 			return fleet.Resources{}, false
 		}
 	}
-	for _, p := range ag.free.Parts {
+	for _, p := range free.Parts {
 		// A guarantee brings along what is the role's very own; what is above it
 		// belongs to others, too, and is shared fairly.
 		own := p.Class.Role() == c.role.name || p.Class.Role() == ""
@@ -360,6 +361,7 @@ func (r *round) grant(c *client, ag *agent, res fleet.Resources, demand string) 
 	g := Grant{Framework: c.framework.info.ID, Role: c.role.name, Agent: ag.ID, Resources: res, Demand: demand}
 	if demand != "" {
 		g.Units = 1
+		ag.redeem(c, demand)
 	}
 	k := grantKey{c, ag, demand}
 	if i, ok := r.last[k]; ok {

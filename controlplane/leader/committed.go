@@ -45,6 +45,7 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 	case c.SetMaintenance != nil && r.Kind == state.OK:
 		l.maintained(c.SetMaintenance)
 	case c.Kill != nil:
+		delete(l.preempting, c.Kill.ID)
 		if r.Kind == state.OK && !r.Duplicate {
 			l.killed(c.Kill.ID)
 		}
