@@ -46,7 +46,7 @@ type mark struct {
 // Preempt makes room for demands that have been open since patience ago and
 // that no agent has room for. Only for a guarantee that is open or for a higher
 // priority is anybody ended, only revocable tasks are, and none that its own
-// role is guaranteed. What they give back is kept for the demand until hold has
+// role is guaranteed. victims lists them, in any order. What they give back is kept for the demand until hold has
 // passed. It is meant to be called about once a second.
 func (a *Allocator) Preempt(now time.Time, patience, hold time.Duration, victims func() []Victim) []Preemption {
 	a.unmark(now)
@@ -65,6 +65,9 @@ func (a *Allocator) Preempt(now time.Time, patience, hold time.Duration, victims
 	}
 	var out []Preemption
 	for _, s := range starved {
+		if len(byAgent) == 0 {
+			break
+		}
 		for units := s.demand.open() - a.marked(s.client, s.demand.Name); units > 0 && len(out) < maxPreemptions; units-- {
 			p, room, ok := a.makeRoom(s, byAgent)
 			if !ok {
@@ -125,6 +128,9 @@ func (a *Allocator) makeRoom(s starving, victims map[fleet.AgentID][]Victim) (be
 
 func (a *Allocator) makeRoomOn(s starving, ag *agent, victims []Victim) (Preemption, fleet.Resources, bool) {
 	c, n := s.client, s.demand.Need
+	if len(victims) == 0 || lacking(ag, n, c.usable(ag.Capacity.Total)) != nothing {
+		return Preemption{}, fleet.Resources{}, false
+	}
 	free := c.usable(a.visible(c, ag))
 	unit, ok := chooseFrom(ag, n, free)
 	if ok {

@@ -162,7 +162,7 @@ func (l *Leader) reached(c *state.Reach, r state.Result) {
 	}
 	for _, id := range state.SortedKeys(a.tasks) {
 		t := l.st.Tasks[id]
-		st := t.Status
+		st := lastSent(t)
 		if !c.Reachable {
 			st = t.History[len(t.History)-1]
 		}

@@ -6,7 +6,6 @@ import (
 
 	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/state"
-	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 // preemptHold is how long what was preempted is kept for whom it was: the
@@ -31,16 +30,21 @@ func (l *Leader) preempt(now time.Time) {
 	}
 }
 
-// victims are the tasks that may be preempted.
+// victims are the tasks that may be preempted, in no order: the allocator has
+// its own.
 func (l *Leader) victims() []allocator.Victim {
 	var out []allocator.Victim
-	for _, id := range state.SortedKeys(l.st.Tasks) {
-		t := l.st.Tasks[id]
-		if t.Standing.Revocable && t.Held() && !t.Kill && !l.preempting[id] && t.State != fleet.TaskUnreachable {
-			out = append(out, allocator.Victim{
-				Task: id, Agent: t.Agent, Role: t.Role, Resources: t.Resources,
-				Priority: t.Standing.Priority, Launched: t.Launched,
-			})
+	for _, a := range l.agents {
+		if a.session == 0 {
+			continue // it would not hear of it
+		}
+		for id := range a.tasks {
+			if t := l.st.Tasks[id]; t.Standing.Revocable && !t.Kill && !l.preempting[id] {
+				out = append(out, allocator.Victim{
+					Task: id, Agent: t.Agent, Role: t.Role, Resources: t.Resources,
+					Priority: t.Standing.Priority, Launched: t.Launched,
+				})
+			}
 		}
 	}
 	return out
