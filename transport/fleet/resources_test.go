@@ -124,19 +124,6 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-func TestRolesDescend(t *testing.T) {
-	for _, tc := range []struct {
-		role, of fleet.Role
-		want     bool
-	}{
-		{"a", "a", true}, {"a/b", "a", true}, {"a/b/c", "a", true}, {"a", "a/b", false}, {"ab", "a", false}, {"b", "a", false},
-	} {
-		if got := tc.role.Descends(tc.of); got != tc.want {
-			t.Errorf("%s descends from %s: %v", tc.role, tc.of, got)
-		}
-	}
-}
-
 func TestResourcesThatBreakTheirPromise(t *testing.T) {
 	one := fleet.Resources{CPUs: 1000}
 	for name, r := range map[string]fleet.Resources{

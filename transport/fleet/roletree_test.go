@@ -24,7 +24,7 @@ func TestRoleWithin(t *testing.T) {
 		{"*", "a", false},
 		{"a", "", false},
 	} {
-		if got := tt.role.Within(tt.of); got != tt.want {
+		if got := tt.role.Descends(tt.of); got != tt.want {
 			t.Errorf("%q within %q: %v", tt.role, tt.of, got)
 		}
 	}
