@@ -6,7 +6,7 @@ import (
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
-func TestRoleWithin(t *testing.T) {
+func TestRoleDescends(t *testing.T) {
 	for _, tt := range []struct {
 		role, of fleet.Role
 		want     bool
@@ -25,7 +25,7 @@ func TestRoleWithin(t *testing.T) {
 		{"a", "", false},
 	} {
 		if got := tt.role.Descends(tt.of); got != tt.want {
-			t.Errorf("%q within %q: %v", tt.role, tt.of, got)
+			t.Errorf("%q descends from %q: %v", tt.role, tt.of, got)
 		}
 	}
 }
