@@ -108,7 +108,7 @@ func (a *Allocator) SetDemands(f fleet.FrameworkID, r fleet.Role, demands []flee
 		d := &demand{Demand: n}
 		was := 0
 		if o := old[n.Name]; o != nil {
-			d.offered, was = o.offered, o.open()
+			d.offered, d.since, was = o.offered, o.since, o.open()
 		}
 		if d.open() > max(was, 0) {
 			a.retry(c)

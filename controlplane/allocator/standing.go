@@ -64,15 +64,20 @@ func (a *Allocator) obstacle(c *client, ag *agent) (string, time.Time) {
 	if text := c.excludes(ag, a.opt.ShowGPUs); text != "" {
 		return text, time.Time{}
 	}
-	free := c.usable(ag.free)
+	there := a.visible(c, ag)
+	free := c.usable(there)
 	if free.IsZero() {
-		if ag.free.IsZero() {
+		switch {
+		case ag.free.IsZero():
 			return "everything is in use or on offer", time.Time{}
+		case there.IsZero():
+			return "what is free is kept for work that tasks were stopped for", time.Time{}
 		}
 		return "what is free is reserved for other roles, or may be taken back and the framework cannot handle that", time.Time{}
 	}
 	res := a.shorten(c.role.account, free.Flat(), func(i int, n int64) int64 {
-		return a.allows(c.role.account, i, n, guarantees)
+		got, _ := a.allows(c.role.account, i, n, true)
+		return got
 	})
 	res.Parts = free.Parts
 	if !a.enough(c, &res) {

@@ -29,7 +29,7 @@ func (a *Allocator) Roles() []RoleView {
 	for _, name := range sorted(a.accounts) {
 		v := RoleView{Role: name, Consumed: a.names.list(&a.accounts[name].consumed)}
 		if n := a.sorter.find(string(name)); n != nil {
-			v.Share, v.Dominant = a.names.percent(&n.alloc, &a.total)
+			v.Share, v.Dominant = a.names.percent(&n.alloc, &a.total.vector)
 		}
 		if r := a.roles[name]; r != nil {
 			for _, c := range sorted(r.sorter.clients) {

@@ -44,7 +44,10 @@ func (a *Allocator) reason(now time.Time, c *client, ag *agent, n fleet.Need) st
 	if text := c.excludes(ag, a.opt.ShowGPUs); text != "" {
 		return text
 	}
-	total, free := c.usable(ag.Capacity.Total), c.usable(ag.free)
+	if slices.ContainsFunc(ag.marks, func(m mark) bool { return m.client == c }) {
+		return "room is being made: tasks that it takes precedence over are being stopped there"
+	}
+	total, free := c.usable(ag.Capacity.Total), c.usable(a.visible(c, ag))
 	if l := lacking(ag, n, total); l != nothing {
 		text := l.text(ag, n, total)
 		if lacking(ag, n, ag.Capacity.Total.Total()) == nothing {

@@ -22,6 +22,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		State: t.State.String(), Message: t.Status.Message, Reason: string(t.Status.Reason),
 		Signal: t.Status.Signal, OOM: t.Status.OOM, ExitCode: exitCode(t.Status),
 		Stopping: t.Kill && !t.State.Terminal(), Waiting: w, Agent: string(t.Agent),
+		Priority: t.Standing.Priority, Revocable: t.Standing.Revocable, Preempted: t.Preempted,
 		Submitted: utc(t.Submitted), Launched: utc(t.Launched), Ended: utc(t.Ended),
 		Needs: needsDoc(t.Need), Image: t.Spec.Image, Command: t.Spec.Command,
 		Env:     slices.Sorted(maps.Keys(t.Spec.Env)),

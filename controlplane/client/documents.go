@@ -32,21 +32,30 @@ type Submit struct {
 	Agent     string `json:"agent,omitempty"`
 	// Labels are labels that the agent must carry.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Priority, 0 unless it is said: the higher one is placed first, and may
+	// preempt revocable tasks of a lower one.
+	Priority int `json:"priority,omitempty"`
+	// Revocable tasks may be ended for a higher priority or a guarantee.
+	Revocable bool `json:"revocable,omitempty"`
 }
 
 // Task is one task. Env has no values: they may be secrets.
 type Task struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name"`
-	Framework string     `json:"framework"`
-	Role      string     `json:"role"`
-	State     string     `json:"state"` // TASK_RUNNING, ...
-	Message   string     `json:"message,omitempty"`
-	Reason    string     `json:"reason,omitempty"`
-	ExitCode  *int       `json:"exit_code,omitempty"`
-	Signal    int        `json:"signal,omitempty"`
-	OOM       bool       `json:"out_of_memory,omitempty"`
-	Stopping  bool       `json:"stopping,omitempty"`
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Framework string `json:"framework"`
+	Role      string `json:"role"`
+	State     string `json:"state"` // TASK_RUNNING, ...
+	Message   string `json:"message,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	ExitCode  *int   `json:"exit_code,omitempty"`
+	Signal    int    `json:"signal,omitempty"`
+	OOM       bool   `json:"out_of_memory,omitempty"`
+	Stopping  bool   `json:"stopping,omitempty"`
+	Priority  int    `json:"priority,omitempty"`
+	Revocable bool   `json:"revocable,omitempty"`
+	// Preempted says for what the task was ended, when it was for another's sake.
+	Preempted string     `json:"preempted,omitempty"`
 	Waiting   *Waiting   `json:"waiting,omitempty"`
 	Agent     string     `json:"agent,omitempty"`
 	Submitted time.Time  `json:"submitted"`

@@ -325,8 +325,7 @@ func (l *Leader) kill(now time.Time, ev Kill) {
 	l.proposeBy(now, ev.By, state.Command{Kill: &state.Kill{ID: ev.Task, Grace: grace}})
 }
 
-// reconcile answers with what was sent last: what waits behind it comes in its
-// turn. Of a task that it does not know it says what is certain, and nothing
+// reconcile answers with what was sent last. Of a task that it does not know it says what is certain, and nothing
 // where its agent may come back and know better.
 func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 	tasks := ev.Tasks
@@ -339,11 +338,7 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 	}
 	for _, k := range tasks {
 		if t := l.st.Tasks[k.Task]; t != nil && t.Framework == ev.Framework {
-			st := t.Status
-			st.State = t.State
-			if len(t.Pending) > 0 {
-				st = t.Pending[0].Status
-			}
+			st := lastSent(t)
 			st.Reason = fleet.ReasonReconciliation
 			l.tell(t, st)
 			continue
@@ -351,6 +346,11 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 		u := Update{Framework: ev.Framework, Foreign: k.Foreign, Agent: k.Agent, Status: fleet.Status{
 			Task: k.Task, Time: now, ExitCode: -1, Reason: fleet.ReasonReconciliation,
 		}}
+		if la, ok := l.launching[k.Task]; ok && la.framework == ev.Framework {
+			u.Agent, u.Status.State = la.agent, fleet.TaskStaging // on its way through the trio
+			l.do(u)
+			continue
+		}
 		if u.Status.State, u.Status.Message = l.fate(k.Agent); u.Status.State == 0 {
 			continue
 		}
@@ -359,6 +359,17 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 		}
 		l.do(u)
 	}
+}
+
+// lastSent is what the task's framework has heard last, or hears next: what
+// waits behind it comes in its turn.
+func lastSent(t *state.Task) fleet.Status {
+	if len(t.Pending) > 0 {
+		return t.Pending[0].Status
+	}
+	st := t.Status
+	st.State = t.State
+	return st
 }
 
 // fate is what must have become of an unknown task on an agent; 0 when that is

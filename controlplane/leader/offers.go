@@ -105,7 +105,7 @@ func (l *Leader) charge(u *use, la fleet.Launch, group string) state.Launch {
 	l.launching[la.Task] = launching{u.Framework, u.role, u.agent, la.Resources}
 	return state.Launch{
 		ID: la.Task, Framework: u.Framework, Role: u.role, Agent: u.agent,
-		Resources: la.Resources, Spec: la.Spec, Create: u.Create, Foreign: la.Foreign, Group: group,
+		Resources: la.Resources, Spec: la.Spec, Create: u.Create, Foreign: la.Foreign, Group: group, Standing: la.Standing,
 	}
 }
 

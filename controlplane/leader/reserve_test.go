@@ -22,7 +22,7 @@ func (b *bench) outside(id fleet.FrameworkID, r fleet.Role) {
 	b.log = nil
 }
 
-const convertLog = "propose Convert{Agent:a2 Framework: Role: From:cpus:1 To:cpus(r):1}"
+const convertLog = "propose convert a2: cpus:1 to cpus(r):1"
 
 // Only offers of that agent are rescinded, and no more of them than it takes.
 func TestReservationMakesRoom(t *testing.T) {
@@ -38,7 +38,7 @@ func TestReservationMakesRoom(t *testing.T) {
 	}
 	b.expect("offer f o7-3 a2 cpus:1", "offer g o7-4 a2 cpus:1")
 	b.step(leader.Reserve{Seq: 1, Agent: "a2", Role: "r", Resources: fleet.Resources{Mem: fleet.Whole(1000)}})
-	b.expect("propose Convert{Agent:a2 Framework: Role: From:mem:1000 To:mem(r):1000}") // there was room
+	b.expect("propose convert a2: mem:1000 to mem(r):1000") // there was room
 	b.step(leader.Reserve{Seq: 2, Agent: "a2", Role: "r", Resources: cpus(1)})
 	b.expect("rescind f o7-3", convertLog)
 	b.commit()
@@ -64,7 +64,7 @@ func TestReservationOnItsWay(t *testing.T) {
 	b := newBench(t)
 	b.up("a2", a2, 1, 0)
 	b.step(leader.Reserve{Seq: 1, Agent: "a2", Role: "r", Resources: cpus(2)})
-	b.expect("propose Convert{Agent:a2 Framework: Role: From:cpus:2 To:cpus(r):2}")
+	b.expect("propose convert a2: cpus:2 to cpus(r):2")
 	own := b.pending
 	b.pending = nil
 	// Something else tells the allocator of the agent anew.
@@ -123,14 +123,14 @@ func TestReservationOfGPUs(t *testing.T) {
 	b.step(demand(fleet.Need{CPUs: fleet.Whole(1), GPU: fleet.GPURequest{Count: 1}}, 1)) // it is GPU-1
 	b.log = nil
 	b.step(leader.Reserve{Seq: 9, Agent: "a1", Role: "r", GPUs: 1, Resources: cpus(4)})
-	b.expect("rescind f o7-1", "propose Convert{Agent:a1 Framework: Role: From:cpus:4;gpus:[GPU-2] To:cpus(r):4;gpus(r):[GPU-2]}")
+	b.expect("rescind f o7-1", "propose convert a1: cpus:4;gpus:[GPU-2] to cpus(r):4;gpus(r):[GPU-2]")
 	b.step(leader.Reserve{Seq: 9, Agent: "a1", Role: "r", GPUs: 1, Resources: cpus(4), End: true})
 	b.commit()
 	b.log = nil
 	b.step(leader.Reserve{Seq: 1, Agent: "a1", Role: "r", GPUs: 1})
-	b.expect("propose Convert{Agent:a1 Framework: Role: From:gpus:[GPU-2] To:gpus(r):[GPU-2]}")
+	b.expect("propose convert a1: gpus:[GPU-2] to gpus(r):[GPU-2]")
 	b.step(leader.Reserve{Seq: 2, Agent: "a1", Role: "r", GPUs: 1, Resources: fleet.Resources{GPUs: []gpu.UUID{"GPU-3"}}})
-	b.expect("rescind f o7-2", "propose Convert{Agent:a1 Framework: Role: From:gpus:[GPU-1,GPU-3] To:gpus(r):[GPU-1,GPU-3]}")
+	b.expect("rescind f o7-2", "propose convert a1: gpus:[GPU-1,GPU-3] to gpus(r):[GPU-1,GPU-3]")
 	b.step(leader.Reserve{Seq: 3, Agent: "a1", Role: "r", GPUs: 1})
 	b.expect("reserved 3 conflictagent a1 cannot reserve gpus:1: neither reserved nor used by tasks are cpus:4")
 	b.commit()

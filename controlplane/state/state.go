@@ -69,6 +69,9 @@ type Task struct {
 	Launched   time.Time
 	Ended      time.Time
 	History    []fleet.Status
+	Standing   fleet.Standing
+	// Preempted says for what the task was ended, when it was for another's sake.
+	Preempted string
 	// Foreign is what an outside framework calls it; ids here are unique in the
 	// whole fleet.
 	Foreign string

@@ -104,7 +104,7 @@ func (w *world) resting() bool {
 			return false
 		}
 	}
-	return len(l.Offers()) == 0
+	return len(l.Offers()) == 0 && w.outside.unrest(l.State()) == ""
 }
 
 // unrest says what keeps the fleet from resting.
@@ -129,6 +129,9 @@ func (w *world) unrest() string {
 		case !l.Free(a.id).Equal(a.capacity.Total):
 			return "agent " + string(a.id) + " has only " + l.Free(a.id).String() + " free of " + a.capacity.Total.String()
 		}
+	}
+	if text := w.outside.unrest(l.State()); text != "" {
+		return text
 	}
 	return "offers or proposals stay out"
 }

@@ -19,7 +19,10 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // Stats tells how much happened in a run, so that a test can see that it did.
 type Stats struct {
 	Tasks, Terms, Entries int
-	Ended                 map[fleet.TaskState]int
+	// Outside counts tasks of the outside framework, Preempted those of any that
+	// were ended for others.
+	Outside, Preempted int
+	Ended              map[fleet.TaskState]int
 }
 
 // Run simulates one fleet. The error says what was violated and when.
@@ -31,6 +34,7 @@ func Run(seed uint64, opt Options) (Stats, error) {
 	}
 	w.trio.elect()
 	w.every(time.Second, func() { w.trio.step(leader.Tick{}) })
+	w.outside.start()
 	w.faults()
 	w.workload()
 	w.run(epoch.Add(w.opt.Busy), nil)
@@ -65,6 +69,7 @@ func newWorld(seed uint64, opt Options) *world {
 	w := &world{opt: opt, rng: rand.New(rand.NewPCG(seed, 0x7e4de4)), now: epoch}
 	w.check.starts = map[fleet.TaskID]int{}
 	w.trio = newTrio(w)
+	w.outside = newScheduler(w)
 	for i := range opt.Agents {
 		a := &agentSim{
 			w: w, id: fleet.AgentID(fmt.Sprintf("a%d", i)),
@@ -132,7 +137,8 @@ func (w *world) workload() {
 		w.tasks = append(w.tasks, id)
 		submit := state.Command{Time: w.now, Submit: &state.Submit{
 			ID: id, Framework: framework.RunID, Role: role, Need: need,
-			Spec: fleet.TaskSpec{Name: string(id), Image: "sim"},
+			Spec:     fleet.TaskSpec{Name: string(id), Image: "sim"},
+			Standing: fleet.Standing{Priority: w.rng.IntN(3), Revocable: w.rng.IntN(2) == 0},
 		}}
 		w.ensure(submit, func(st *state.State) bool { return st.Tasks[id] != nil })
 		if w.rng.IntN(5) == 0 {
@@ -164,6 +170,12 @@ func (w *world) stats() Stats {
 	for _, t := range w.trio.replicas[0].st.Tasks {
 		if t.State.Terminal() {
 			s.Ended[t.State]++
+		}
+		if t.Framework == outsideID {
+			s.Outside++
+		}
+		if t.Status.Reason == fleet.ReasonPreempted {
+			s.Preempted++
 		}
 	}
 	return s

@@ -22,16 +22,22 @@ func TestSeeds(t *testing.T) {
 		}
 		total.Tasks += s.Tasks
 		total.Terms += s.Terms
+		total.Outside += s.Outside
+		total.Preempted += s.Preempted
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
 	}
-	t.Logf("%d seeds: %d tasks, %d terms, ended %v", *seeds, total.Tasks, total.Terms, total.Ended)
+	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d preempted, %d terms, ended %v",
+		*seeds, total.Tasks, total.Outside, total.Preempted, total.Terms, total.Ended)
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
 		if total.Ended[k] == 0 {
 			t.Errorf("no task ended %v", k)
 		}
+	}
+	if total.Outside < 10**seeds || total.Preempted < *seeds {
+		t.Errorf("only %d tasks of the outside framework, %d preempted", total.Outside, total.Preempted)
 	}
 	if total.Terms < 2**seeds {
 		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)

@@ -152,6 +152,27 @@ const DefaultPIDs = 4096
 // DefaultKillGrace is Mesos's executor shutdown grace period.
 const DefaultKillGrace = 5 * time.Second
 
+// Standing is how a task stands against others when there is not room for all.
+type Standing struct {
+	// Priority: the higher one is placed first, and may preempt revocable tasks
+	// of a lower one. 0 is what everybody has.
+	Priority int
+	// Revocable tasks may be ended, with their grace period, for a higher
+	// priority or for the guarantee of a role.
+	Revocable bool
+}
+
+// MaxPriority bounds priorities, above and below 0.
+const MaxPriority = 1000
+
+// CheckStanding reports what is wrong with a standing.
+func CheckStanding(s Standing) error {
+	if s.Priority < -MaxPriority || s.Priority > MaxPriority {
+		return fmt.Errorf("priority %d: use %d to %d", s.Priority, -MaxPriority, MaxPriority)
+	}
+	return nil
+}
+
 // GPURequest says which GPUs a task needs.
 type GPURequest struct {
 	Count int
@@ -195,6 +216,7 @@ const (
 	ReasonCommandFailed  Reason = "COMMAND_EXECUTOR_FAILED"
 	ReasonGroupInvalid   Reason = "TASK_GROUP_INVALID"
 	ReasonRemoved        Reason = "FRAMEWORK_REMOVED"
+	ReasonPreempted      Reason = "CONTAINER_PREEMPTED"
 )
 
 // Status is one observed state of a task.

@@ -63,6 +63,8 @@ GPUs are given whole: --gpus takes an integer.`,
 	f.BoolVar(&r.in.ReadOnly, "read-only", false, "mount the image read-only")
 	f.StringVar(&r.in.Network, "network", "", "none (default) or host")
 	f.Int64Var(&r.in.PIDs, "pids", 0, fmt.Sprintf("most processes and threads (default %d)", fleet.DefaultPIDs))
+	f.IntVar(&r.in.Priority, "priority", 0, "the higher one is placed first, and may have revocable tasks of a lower one ended")
+	f.BoolVar(&r.in.Revocable, "revocable", false, "the task may be ended, with its grace period, for a higher priority or a role's guarantee")
 	f.DurationVar(&r.killGrace, "kill-grace", 0, fmt.Sprintf("time between TERM and KILL (default %v)", fleet.DefaultKillGrace))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in, err := r.submission(args, a.env)

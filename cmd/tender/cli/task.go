@@ -53,6 +53,8 @@ func state(t client.Task) string {
 	switch {
 	case s == "staging" && t.Agent == "":
 		return "waiting"
+	case t.Stopping && t.Preempted != "":
+		return s + ", making room"
 	case t.Stopping:
 		return s + ", stopping"
 	default:
@@ -120,7 +122,7 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 		devices = strings.Join(t.Resources.GPUs, ", ")
 	}
 	fields(w, "Task", t.ID, "State", t.State, "Message", t.Message, "Waits", waits, "Reason", t.Reason, "Agent", t.Agent,
-		"Role", t.Role, "Framework", t.Framework, "Image", t.Image, "Command", strings.Join(t.Command, " "),
+		"Role", t.Role, "Standing", standing(t), "Ended for", t.Preempted, "Framework", t.Framework, "Image", t.Image, "Command", strings.Join(t.Command, " "),
 		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
 		"Submitted", ago(a.now(), t.Submitted), "Launched", ago(a.now(), t.Launched), "Ended", ago(a.now(), t.Ended))
 	var rows [][]string
@@ -129,6 +131,19 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 	}
 	fmt.Fprintln(w)
 	table(w, "TIME STATE MESSAGE", rows)
+}
+
+// standing says how a task stands against others, where that is out of the
+// ordinary.
+func standing(t client.Task) string {
+	var words []string
+	if t.Priority != 0 {
+		words = append(words, fmt.Sprintf("priority %d", t.Priority))
+	}
+	if t.Revocable {
+		words = append(words, "revocable")
+	}
+	return strings.Join(words, ", ")
 }
 
 func waitText(w client.Waiting) string {
