@@ -185,13 +185,13 @@ func (t *term) perform(act leader.Action) {
 		}
 	case leader.Assign:
 		m.Send(act.Agent, act.Session, wire.DesiredSet{Desired: act.Desired})
+	case leader.Reserved:
+		t.reserved(act)
 	case leader.Ack:
 		s := session{act.Agent, act.Session}
 		t.acks[s] = append(t.acks[s], wire.Ack{Task: act.Task, Update: act.Update, Generation: act.Generation})
 	case leader.Disconnect:
 		m.Disconnect(act.Agent, act.Session, closeCodes[act.Cause], string(act.Cause))
-	case leader.Reserved:
-		t.reserved(act)
 	case leader.Rescind:
 	}
 }

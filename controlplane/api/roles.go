@@ -38,8 +38,8 @@ func (h *handler) roles(ctx context.Context) ([]client.Role, error) {
 	}
 	who, roles := access.From(ctx), []client.Role{}
 	err := h.b.Read(ctx, func(st *state.State) {
-		for r, rec := range st.Roles {
-			if _, known := seen[r]; !known && (rec.Weight != fleet.Whole(1) || hasQuota(rec.Quota)) {
+		for r := range st.Roles {
+			if _, known := seen[r]; !known {
 				seen[r] = leader.RoleView{}
 			}
 		}

@@ -99,7 +99,7 @@ func drainText(g client.Agent) string {
 		parts = append(parts, plural(n, "ended task")+" that a framework has not acknowledged")
 	}
 	if g.State != client.AgentConnected {
-		parts = append(parts, "it is "+g.State+" and stops them when it is back")
+		parts = append(parts, "it is "+g.State+" and stops its tasks when it is back")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -4,8 +4,34 @@ import (
 	"os"
 	"testing"
 
+	"github.com/tenderfleet/tender/controlplane/api/apitest"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
+
+// Whoever waits for a drain hears how much is left.
+func TestDrainSaysWhatIsLeft(t *testing.T) {
+	f, socket := fleetOf(t)
+	f.Register(apitest.Info("m", "a"))
+	for _, id := range []fleet.TaskID{"t1", "t2"} {
+		if err := f.Launch("m", id, "hold"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := start(t, socket, "agent", "drain", "a1", "--wait")
+	c.err.await(t, "a1: 2 tasks left\n")
+	f.Finish("t1", 0)
+	c.err.await(t, "a1: 1 task left, 1 ended task that a framework has not acknowledged\n")
+	f.Disconnect("a1")
+	f.Acknowledge("m")
+	c.err.await(t, "a1: 1 task left, it is disconnected and stops its tasks when it is back\n")
+	f.Connect("a1")
+	f.Finish("t2", 0)
+	c.err.await(t, "a1: 1 ended task that a framework has not acknowledged\n")
+	f.Acknowledge("m")
+	if code := <-c.code; code != 0 || c.out.String() != "a1 is drained\n" {
+		t.Errorf("exit code %d, %q, %q", code, c.out.String(), c.err.String())
+	}
+}
 
 // Ctrl-C ends the waiting, not the drain; one may wait for it again.
 func TestInterruptLeavesTheDrain(t *testing.T) {
