@@ -14,6 +14,16 @@ import (
 	"github.com/tenderfleet/tender/transport/transporttest"
 )
 
+// declared returns once the leader knows what an agent has: its session comes
+// before that is committed.
+func declared(t *testing.T, f *cluster.Fleet, lead *cluster.Replica, id fleet.AgentID) {
+	t.Helper()
+	f.Await("the agent says what it has", time.Minute, func() (has bool) {
+		_ = lead.Ask(t.Context(), func(l *leader.Leader) { has = l.Free(id).CPUs >= fleet.Whole(1) })
+		return has
+	})
+}
+
 // An operator's reservation goes through the leader's loop and the trio, and
 // whoever asked hears what came of it.
 func TestReserveThroughTheTrio(t *testing.T) {
@@ -22,10 +32,7 @@ func TestReserveThroughTheTrio(t *testing.T) {
 		f.Trio()
 		a := f.Agent("edge-1")
 		lead := f.Leader()
-		f.Await("the agent says what it has", time.Minute, func() (has bool) {
-			_ = lead.Ask(t.Context(), func(l *leader.Leader) { has = l.Free(a.ID).CPUs >= fleet.Whole(1) })
-			return has
-		})
+		declared(t, f, lead, a.ID)
 		lead.Inject(leader.Subscribe{Framework: "silent", Standing: []fleet.Role{"default"}})
 		want := leader.Reserve{Agent: a.ID, Role: "r", Resources: fleet.Resources{CPUs: fleet.Whole(1)}, Principal: "operator/ann", By: "operator/ann"}
 		if _, err := lead.Reserve(t.Context(), want); err != nil {
