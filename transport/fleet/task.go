@@ -236,6 +236,11 @@ func (s Status) CanFollow(state TaskState, last Status) bool {
 	return s.State.CanFollow(state)
 }
 
+// Checked reports whether s tells nothing but what a check has found.
+func (s Status) Checked() bool {
+	return s.State == TaskRunning && (s.Reason == ReasonHealthUpdated || s.Reason == ReasonCheckUpdated)
+}
+
 // StatusUpdate is a Status on its way from the agent, delivered at least once
 // and in order per task.
 type StatusUpdate struct {
