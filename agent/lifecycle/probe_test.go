@@ -293,7 +293,7 @@ func TestCountingFailures(t *testing.T) {
 			s.Health.ConsecutiveFailures, s.Health.Grace = n, time.Duration(grace)*time.Second
 			s.Health.Delay, s.Health.Interval = 0, 5*time.Second
 		}))
-		var row, succeeded, health = 0, false, fleet.TaskHealthUnknown
+		row, succeeded, health := 0, false, fleet.TaskHealthUnknown
 		for i := range rapid.IntRange(1, 30).Draw(r, "checks") {
 			b.pass(5)
 			b.log = nil
