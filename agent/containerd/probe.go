@@ -106,7 +106,10 @@ func (x *Executor) execError(ctx context.Context, name string, err error) error 
 	if _, runErr := x.pid(ctx, name); errdefs.IsNotFound(runErr) {
 		return runErr
 	}
-	return launchError(err)
+	if err = launchError(err); errors.Is(err, executor.ErrInvalid) {
+		return fmt.Errorf("%w: %s", executor.ErrCannotRun, strings.TrimPrefix(err.Error(), executor.ErrInvalid.Error()+": "))
+	}
+	return err
 }
 
 // endExec kills a process with what it has started, and deletes it. runc makes

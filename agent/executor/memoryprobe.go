@@ -44,7 +44,7 @@ func ExecCommands(ctx context.Context, t Task, e Exec) (int, error) {
 	case "sleep":
 		d, err := time.ParseDuration(args[1])
 		if err != nil {
-			return 0, fmt.Errorf("%w: %v", ErrInvalid, err)
+			return 0, fmt.Errorf("%w: %v", ErrCannotRun, err)
 		}
 		select {
 		case <-time.After(d):
@@ -53,7 +53,7 @@ func ExecCommands(ctx context.Context, t Task, e Exec) (int, error) {
 			return 0, context.Cause(ctx)
 		}
 	default:
-		return 0, fmt.Errorf("%w: no program %q", ErrInvalid, args[0])
+		return 0, fmt.Errorf("%w: no program %q", ErrCannotRun, args[0])
 	}
 }
 

@@ -2,11 +2,16 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"net"
 	"time"
 
 	"github.com/tenderfleet/tender/transport/fleet"
 )
+
+// ErrCannotRun: a task's container has no such program, or its user may not
+// execute it.
+var ErrCannotRun = errors.New("the program cannot be run")
 
 // Exec is a program to run inside a task's container.
 type Exec struct {
@@ -30,7 +35,7 @@ type Prober interface {
 	// exit code: 128 and the number for a signal. What it prints is discarded.
 	// At its time-out the program and what it has started are killed, and
 	// context.DeadlineExceeded is returned; so when ctx ends, with its error.
-	// ErrInvalid: there is no such program.
+	// ErrCannotRun says that it was never started.
 	Exec(ctx context.Context, id fleet.TaskID, e Exec) (int, error)
 	// Dial connects to a TCP port of the loopback address that the task sees.
 	// The caller closes the connection. A *net.OpError is the task's own answer.

@@ -150,7 +150,7 @@ func (t *task) exited(a *Agent, ev Exited) {
 }
 
 func (t *task) memoryText() string {
-	limit := fleet.LimitOf(t.Assignment.Spec.Limits.Mem, t.Assignment.Resources.Mem)
+	limit := fleet.LimitOf(t.Assignment.Spec.Limits.Mem, t.Assignment.Resources.Total().Mem)
 	if limit == fleet.Unlimited {
 		return "out of memory: the machine has no more"
 	}

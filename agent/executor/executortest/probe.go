@@ -46,7 +46,7 @@ func execs(s *scenario) {
 		s.t.Errorf("with one of its own: code %d, error %v, want 6", code, err)
 	}
 	_, err := s.exec("asked", s.f.Missing)
-	s.wantErr("a program that is not there", err, executor.ErrInvalid)
+	s.wantErr("a program that is not there", err, executor.ErrCannotRun)
 	s.wantRunning("asked")
 
 	// After a restart of the agent, too.
