@@ -91,6 +91,7 @@ func (q *Queue) Ack(id fleet.UpdateID) bool {
 		if u.ID == id {
 			q.Pending = append([]fleet.StatusUpdate(nil), q.Pending[i+1:]...)
 			q.sent = max(0, q.sent-i-1)
+			q.fresh = min(q.fresh, len(q.Pending))
 			q.wait = 0
 			return true
 		}

@@ -137,3 +137,11 @@ func TestAQueueIsSentNoFurtherThanItsWindow(t *testing.T) {
 	q.Ack(q.Pending[0].ID)
 	expect(t, q.Due(t0), 17)
 }
+
+func TestAnAcknowledgementOfWhatWasNeverSent(t *testing.T) {
+	var q reports.Queue
+	u := q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+	q.Ack(u.ID)
+	q.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+	expect(t, q.Due(t0), 2)
+}

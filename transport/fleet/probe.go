@@ -82,6 +82,20 @@ func NewHealthCheck(k CheckKind) Check {
 	return c
 }
 
+// String says what is asked, and nothing of the environment, which may hold
+// secrets.
+func (c *Check) String() string {
+	if c == nil {
+		return "none"
+	}
+	what := fmt.Sprintf("port %d%s", c.Port, c.Path)
+	if c.Kind == CheckCommand {
+		what = strings.Join(c.Command, " ")
+	}
+	return fmt.Sprintf("%s %s after %v every %v within %v, %d failures after %v",
+		c.Kind, what, c.Delay, c.Every(), c.Within(), c.ConsecutiveFailures, c.Grace)
+}
+
 // Every is the time between the end of one check and the next.
 func (c *Check) Every() time.Duration { return cmp.Or(c.Interval, DefaultCheckInterval) }
 
