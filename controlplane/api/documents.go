@@ -28,6 +28,9 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		Env:     slices.Sorted(maps.Keys(t.Spec.Env)),
 		WorkDir: t.Spec.WorkDir, User: t.Spec.User, ReadOnly: t.Spec.ReadOnly,
 		Network: string(t.Spec.Network), PIDs: t.Spec.PIDs, KillGrace: client.Duration(t.Spec.KillGrace),
+		Health: healthDoc(t.Status.Health), CheckResult: resultDoc(t.Status.Check),
+		HealthCheck: checkDoc(t.Spec.Health, true), Check: checkDoc(t.Spec.Check, false),
+		MaxTime: client.Duration(t.Spec.MaxCompletion), CPULimit: client.LimitOf(t.Spec.Limits.CPUs), MemLimit: client.LimitOf(t.Spec.Limits.Mem),
 	}
 	if t.State == fleet.TaskUnreachable {
 		d.Message, d.Reason = "the agent does not answer; the task may still run there", string(fleet.ReasonAgentLost)
@@ -40,7 +43,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		for _, s := range t.History {
 			d.History = append(d.History, client.Status{
 				Time: utc(s.Time), State: s.State.String(), Message: s.Message, Reason: string(s.Reason),
-				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM,
+				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM, Health: healthDoc(s.Health), CheckResult: resultDoc(s.Check),
 			})
 		}
 	}

@@ -64,7 +64,13 @@ func submission(in client.Submit) (state.Submit, error) {
 		return c, err
 	}
 	c.Need = need
-	for _, err := range []error{fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need), fleet.CheckStanding(c.Standing)} {
+	if err := lifeOf(in, &c.Spec); err != nil {
+		return c, err
+	}
+	for _, err := range []error{
+		fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need), fleet.CheckTaskLimits(c.Spec.Limits, need.CPUs, need.Mem),
+		fleet.CheckStanding(c.Standing),
+	} {
 		if err != nil {
 			return c, err
 		}

@@ -37,6 +37,15 @@ type Submit struct {
 	Priority int `json:"priority,omitempty"`
 	// Revocable tasks may be ended for a higher priority or a guarantee.
 	Revocable bool `json:"revocable,omitempty"`
+	// HealthCheck ends a task that is not healthy; Check only reports.
+	HealthCheck *Check `json:"health_check,omitempty"`
+	Check       *Check `json:"check,omitempty"`
+	// MaxTime is how long the task may run, from its start.
+	MaxTime Duration `json:"max_time,omitzero"`
+	// CPULimit and MemLimit are what the task may take beyond CPUs and Mem
+	// while there is more, or Unlimited.
+	CPULimit Amount `json:"cpu_limit,omitempty"`
+	MemLimit Amount `json:"mem_limit,omitempty"`
 }
 
 // Task is one task. Env has no values: they may be secrets.
@@ -72,7 +81,15 @@ type Task struct {
 	Network   string     `json:"network,omitempty"`
 	PIDs      int64      `json:"pids,omitempty"`
 	KillGrace Duration   `json:"kill_grace,omitzero"`
-	History   []Status   `json:"history,omitempty"`
+	// Health is "healthy" or "unhealthy", or empty while nothing is known.
+	Health      string       `json:"health,omitempty"`
+	CheckResult *CheckResult `json:"check_result,omitempty"`
+	HealthCheck *Check       `json:"health_check,omitempty"`
+	Check       *Check       `json:"check,omitempty"`
+	MaxTime     Duration     `json:"max_time,omitzero"`
+	CPULimit    Amount       `json:"cpu_limit,omitempty"`
+	MemLimit    Amount       `json:"mem_limit,omitempty"`
+	History     []Status     `json:"history,omitempty"`
 	// Revision changes whenever something here does that people wait for.
 	Revision string `json:"revision"`
 }
@@ -92,6 +109,9 @@ type Status struct {
 	ExitCode *int      `json:"exit_code,omitempty"`
 	Signal   int       `json:"signal,omitempty"`
 	OOM      bool      `json:"out_of_memory,omitempty"`
+	// Health and CheckResult are what its checks had said then.
+	Health      string       `json:"health,omitempty"`
+	CheckResult *CheckResult `json:"check_result,omitempty"`
 }
 
 // Waiting says in one line why a task is not placed. Never: no agent could

@@ -186,6 +186,10 @@ func (l *Leader) refuseLaunch(u *use, la fleet.Launch) string {
 	if err := fleet.CheckSpec(la.Spec); err != nil {
 		return err.Error()
 	}
+	given := la.Resources.Total()
+	if err := fleet.CheckTaskLimits(la.Spec.Limits, given.CPUs, given.Mem); err != nil {
+		return err.Error()
+	}
 	if !u.left.Contains(la.Resources) || la.Resources.IsZero() {
 		return "the task uses more than was offered: " + la.Resources.String() + " of " + u.left.String()
 	}

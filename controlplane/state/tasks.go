@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -100,7 +101,7 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 		// The agent does not know whose room it made.
 		u.Status.Reason, u.Status.Message = fleet.ReasonPreempted, "preempted for "+t.Preempted
 	}
-	if !u.Status.State.CanFollow(t.State) {
+	if !u.Status.CanFollow(t.State, t.Status) {
 		// The control plane knows better, or says the same: the update is
 		// acknowledged and changes nothing but the count.
 		s.Tasks[t.ID] = &t
@@ -140,10 +141,13 @@ func (s *State) end(now time.Time, id fleet.TaskID, st fleet.Status) {
 }
 
 // appendHistory never writes into the shared backing array of an old record.
+// When there are too many, the oldest result of a check goes first: how a task
+// came to run is worth more.
 func appendHistory(h []fleet.Status, st fleet.Status) []fleet.Status {
-	if len(h) >= MaxHistory {
-		h = h[len(h)-MaxHistory+1:]
+	out := append(make([]fleet.Status, 0, len(h)+1), h...)
+	for len(out) >= MaxHistory {
+		i := max(0, slices.IndexFunc(out, fleet.Status.Checked))
+		out = slices.Delete(out, i, i+1)
 	}
-	out := make([]fleet.Status, 0, len(h)+1)
-	return append(append(out, h...), st)
+	return append(out, st)
 }

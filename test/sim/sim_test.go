@@ -14,7 +14,7 @@ var seeds = flag.Int("seeds", 500, "number of seeds to simulate")
 // TestSeeds runs the fleet from many seeds. To replay one that fails:
 // go run ./test/sim/cmd -seed N -v
 func TestSeeds(t *testing.T) {
-	total := sim.Stats{Ended: map[fleet.TaskState]int{}}
+	total := sim.Stats{Ended: map[fleet.TaskState]int{}, Why: map[fleet.Reason]int{}}
 	for seed := range uint64(*seeds) {
 		s, err := sim.Run(seed, sim.Options{})
 		if err != nil {
@@ -23,21 +23,28 @@ func TestSeeds(t *testing.T) {
 		total.Tasks += s.Tasks
 		total.Terms += s.Terms
 		total.Outside += s.Outside
-		total.Preempted += s.Preempted
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
+		for k, n := range s.Why {
+			total.Why[k] += n
+		}
 	}
-	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d preempted, %d terms, ended %v",
-		*seeds, total.Tasks, total.Outside, total.Preempted, total.Terms, total.Ended)
+	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d terms, ended %v because of %v",
+		*seeds, total.Tasks, total.Outside, total.Terms, total.Ended, total.Why)
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
 		if total.Ended[k] == 0 {
 			t.Errorf("no task ended %v", k)
 		}
 	}
-	if total.Outside < 10**seeds || total.Preempted < *seeds {
-		t.Errorf("only %d tasks of the outside framework, %d preempted", total.Outside, total.Preempted)
+	if total.Outside < 10**seeds {
+		t.Errorf("only %d tasks of the outside framework", total.Outside)
+	}
+	for _, k := range []fleet.Reason{fleet.ReasonHealthUpdated, fleet.ReasonMaxCompletion, fleet.ReasonPreempted} {
+		if total.Why[k] == 0 {
+			t.Errorf("no task ended because of %v", k)
+		}
 	}
 	if total.Terms < 2**seeds {
 		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)

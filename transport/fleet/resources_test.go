@@ -67,7 +67,7 @@ func TestResourcesArithmetic(t *testing.T) {
 			t.Fatalf("%v - itself = %v", a, a.Sub(a))
 		case a.Contains(b) && !a.Sub(b).Add(b).Equal(a):
 			t.Fatalf("%v - %v + %v = %v", a, b, b, a.Sub(b).Add(b))
-		case a.Contains(b) != (b.Sub(a).IsZero()):
+		case a.Contains(b) != b.Sub(a).IsZero():
 			t.Fatalf("%v contains %v: %v, and without it leaves %v", a, b, a.Contains(b), b.Sub(a))
 		}
 	})

@@ -121,9 +121,13 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 	if t.Resources != nil {
 		devices = strings.Join(t.Resources.GPUs, ", ")
 	}
-	fields(w, "Task", t.ID, "State", t.State, "Message", t.Message, "Waits", waits, "Reason", t.Reason, "Agent", t.Agent,
+	found := ""
+	if t.CheckResult != nil {
+		found = t.CheckResult.Text
+	}
+	fields(w, "Task", t.ID, "State", t.State, "Health", t.Health, "Check", found, "Message", t.Message, "Waits", waits, "Reason", t.Reason, "Agent", t.Agent,
 		"Role", t.Role, "Standing", standing(t), "Ended for", t.Preempted, "Framework", t.Framework, "Image", t.Image, "Command", strings.Join(t.Command, " "),
-		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
+		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Limits", limits(t), "Max time", maxTime(t), "Health check", checkText(t.HealthCheck), "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
 		"Submitted", ago(a.now(), t.Submitted), "Launched", ago(a.now(), t.Launched), "Ended", ago(a.now(), t.Ended))
 	var rows [][]string
 	for _, s := range t.History {
