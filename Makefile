@@ -20,11 +20,16 @@ CONTAINERD2         := $(shell sed -n 's/^const v2Version = "\(.*\)"/\1/p' test/
 TENDER_CONTAINERD2  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tender-test/containerd-$(CONTAINERD2)
 export TENDER_CONTAINERD2
 
+# A scheduler library for Mesos that the tests drive. test/e2e says which.
+MESOS_FRAMEWORK := $(shell sed -n 's/^const mesosFramework = "\(.*\)"/\1/p' test/e2e/scheduler_test.go)
+TENDER_NPM      ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tender-test/mesos-framework-$(MESOS_FRAMEWORK)
+export TENDER_NPM
+
 # Debian keeps nft and the like where only root looks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps containerd2 build generate generate-check fmt fmt-check tidy-check \
+.PHONY: help deps containerd2 npm build generate generate-check fmt fmt-check tidy-check \
 	vet lint unit sim e2e test fuzz bench demo clean
 
 help: ## show this list
@@ -50,6 +55,12 @@ containerd2: deps ## build a containerd 2.x for the tests, once
 	GOFLAGS= CGO_ENABLED=0 go build $$tags -o out github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	rm -rf "$$dir"
 	mv out "$$dir"
+
+npm: deps ## install the npm package mesos-framework for the tests, once
+	@if [ -e "$$TENDER_NPM/node_modules/mesos-framework/package.json" ]; then exit 0; fi
+	echo "npm: installing mesos-framework $(MESOS_FRAMEWORK) in $$TENDER_NPM"
+	mkdir -p "$$TENDER_NPM"
+	npm install --prefix "$$TENDER_NPM" --ignore-scripts --no-audit --no-fund --loglevel error mesos-framework@$(MESOS_FRAMEWORK) >/dev/null
 
 # The agent looks NVML up when it runs: on a machine without GPUs there is no
 # such library, and lazy binding lets the agent start all the same.
@@ -108,7 +119,7 @@ sim: ## simulate the fleet from 500 seeds
 	@mkdir -p $(BIN)
 	$(COUNT) go test -count=1 -timeout 15m ./test/sim/...
 
-e2e: build containerd2 ## test the programs in network namespaces (needs root)
+e2e: build containerd2 npm ## test the programs in network namespaces (needs root)
 	@TENDER_BIN=$(BIN) $(COUNT) go test -count=1 -p 1 -timeout 30m ./test/e2e/...
 
 # Each step is done, whatever became of the ones before, so that one run tells

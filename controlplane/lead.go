@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tenderfleet/tender/controlplane/api/mesosv1"
 	"github.com/tenderfleet/tender/controlplane/framework"
 	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/registrar"
@@ -71,6 +72,7 @@ type term struct {
 	number  uint64
 	core    *leader.Leader
 	run     *framework.Run
+	hub     *mesosv1.Hub // of outside frameworks
 	queries chan func(*leader.Leader)
 	done    <-chan struct{}
 	// What the steps since the last flush want proposed and acknowledged.
@@ -101,6 +103,7 @@ func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 	}
 	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[session][]wire.Ack{}, reserving: map[uint64]chan<- state.Result{}}
 	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
+	t.hub = mesosv1.NewHub(t.done, t.deliver)
 	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
 	events := r.mgr.Lead(number)
 	defer r.mgr.Yield("another replica leads")
@@ -178,11 +181,15 @@ func (t *term) perform(act leader.Action) {
 	case leader.Offer:
 		if act.Framework == framework.RunID {
 			t.feed(t.run.Step(framework.Offers{Offers: act.Offers}))
+			return
 		}
+		t.hub.Perform(act)
 	case leader.Update:
 		if act.Framework == framework.RunID {
 			t.feed(t.run.Step(framework.Updated{Status: act.Status}))
+			return
 		}
+		t.hub.Perform(act)
 	case leader.Assign:
 		m.Send(act.Agent, act.Session, wire.DesiredSet{Desired: act.Desired})
 	case leader.Reserved:
@@ -192,7 +199,8 @@ func (t *term) perform(act leader.Action) {
 		t.acks[s] = append(t.acks[s], wire.Ack{Task: act.Task, Update: act.Update, Generation: act.Generation})
 	case leader.Disconnect:
 		m.Disconnect(act.Agent, act.Session, closeCodes[act.Cause], string(act.Cause))
-	case leader.Rescind:
+	default:
+		t.hub.Perform(act)
 	}
 }
 

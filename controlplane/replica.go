@@ -39,6 +39,8 @@ type Config struct {
 	// and without an API, nothing is served over TCP unless Listen is set.
 	Conn net.PacketConn
 	API  net.Listener
+	// Dial replaces the network for HTTPS to other replicas; nil is the machine's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Socket is the path of the local API, empty for none.
 	Socket  string
 	Version string
@@ -51,6 +53,8 @@ type Config struct {
 	// Patience multiplies Raft's time-outs, for machines so busy or with disks
 	// so slow that a leader would lose its office for that; zero means 1.
 	Patience int
+	// Schedulers is how outside schedulers connect, besides the HTTPS port.
+	Schedulers Schedulers
 	// Leader holds the offer cycle's times.
 	Leader leader.Config
 	Log    *slog.Logger
@@ -193,13 +197,19 @@ func (r *Replica) Serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, r.raft.Close(), r.port.Close())
 	}
+	plain, err := r.cfg.Schedulers.listen()
+	if err != nil {
+		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(public, local))
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed}
-	handler := api.Handler(r, opts)
-	opts.Local = true
-	opts.Forward = &http.Transport{
+	forward := &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
+		DialContext: r.cfg.Dial,
 	}
+	schedulers := r.schedulers(forward)
+	handler := beside(api.Handler(r, opts), schedulers)
+	opts.Local, opts.Forward = true, forward
 	g.Go(func() error { return r.acceptAgents(ctx, g) })
 	g.Go(func() error { return r.acceptJoiners(ctx, g) })
 	g.Go(func() error { return r.campaign(ctx) })
@@ -211,6 +221,9 @@ func (r *Replica) Serve(ctx context.Context) error {
 	}
 	if local != nil {
 		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts), r.log) })
+	}
+	if plain != nil {
+		g.Go(func() error { return serveHTTP(ctx, plain, schedulers.Local(r.cfg.Schedulers.Trust), r.log) })
 	}
 	g.Go(func() error {
 		// Ends what blocks on the ports. A leader hands over first: the others

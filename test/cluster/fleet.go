@@ -275,3 +275,10 @@ func (f *Fleet) Reach(id fleet.TaskID, want fleet.TaskState, limit time.Duration
 	f.tb.Helper()
 	return f.Await(fmt.Sprintf("%s is %v", id, want), limit, func() bool { return f.State(id) == want })
 }
+
+// Tasks lists the tasks that the leader knows, in order.
+func (f *Fleet) Tasks() (ids []fleet.TaskID) {
+	f.tb.Helper()
+	f.Leader().Stale(func(s *state.State) { ids = state.SortedKeys(s.Tasks) })
+	return ids
+}

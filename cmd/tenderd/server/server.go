@@ -18,6 +18,7 @@ import (
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/controlplane"
+	"github.com/tenderfleet/tender/controlplane/api/mesosv1"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -146,6 +147,9 @@ func joinCommand() *cobra.Command {
 func addRunFlags(f *pflag.FlagSet) {
 	f.String("listen", ":"+controlplane.DefaultPort, "address of the one port, UDP and TCP")
 	f.String("socket", "/run/tender/tenderd.sock", "unix socket of the API for this machine; empty for none")
+	f.String("scheduler-listen", "", "address on loopback where Mesos schedulers connect by plain HTTP, such as 127.0.0.1:5050; empty for none (the HTTPS port takes them too)")
+	f.String("scheduler-trust", "", "framework that whoever connects there without a token is taken for (see 'tender principal create')")
+	f.String("scheduler-default-image", mesosv1.DefaultImage, "image of schedulers' tasks that name none")
 	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
 	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
 	_ = f.MarkHidden("agent-cert-life")
@@ -169,6 +173,9 @@ func runCommand() *cobra.Command {
 		return controlplane.Run(cmd.Context(), controlplane.Config{
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
+			Schedulers: controlplane.Schedulers{
+				Listen: v.GetString("scheduler-listen"), Trust: v.GetString("scheduler-trust"), Image: v.GetString("scheduler-default-image"),
+			},
 		})
 	}
 	return cmd

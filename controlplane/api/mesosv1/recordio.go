@@ -24,7 +24,7 @@ const maxDigits = 20
 type RecordWriter struct {
 	w     io.Writer
 	flush func() error
-	head  []byte
+	buf   []byte
 	err   error
 }
 
@@ -53,11 +53,17 @@ func (w *RecordWriter) WriteRecord(record []byte) error {
 	return w.err
 }
 
+// maxKept bounds the memory that is kept for the next record.
+const maxKept = 64 << 10
+
+// write makes one Write of each record: over HTTP that is one chunk, and there
+// are clients that take a chunk for an event.
 func (w *RecordWriter) write(record []byte) error {
-	w.head = append(strconv.AppendInt(w.head[:0], int64(len(record)), 10), '\n')
-	_, err := w.w.Write(w.head)
-	if err == nil {
-		_, err = w.w.Write(record)
+	w.buf = append(strconv.AppendInt(w.buf[:0], int64(len(record)), 10), '\n')
+	w.buf = append(w.buf, record...)
+	_, err := w.w.Write(w.buf)
+	if cap(w.buf) > maxKept {
+		w.buf = nil
 	}
 	if err == nil {
 		err = w.flush()

@@ -113,10 +113,11 @@ func TestRecordReaderGrowsByWhatArrives(t *testing.T) {
 	}
 }
 
-type failing struct{ after int }
+// failing counts what is written and fails after so much.
+type failing struct{ after, writes int }
 
 func (w *failing) Write(b []byte) (int, error) {
-	if w.after--; w.after < 0 {
+	if w.writes++; w.writes > w.after {
 		return 0, errors.New("the line is cut")
 	}
 	return len(b), nil
@@ -126,6 +127,11 @@ func TestRecordWriterFailsForGood(t *testing.T) {
 	for after := range 2 {
 		line := &failing{after: after}
 		w := NewRecordWriter(line)
+		for range after {
+			if err := w.WriteRecord([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
 		first := w.WriteRecord([]byte("x"))
 		if first == nil || !strings.Contains(first.Error(), "the line is cut") {
 			t.Fatalf("after %d writes: %v", after, first)
@@ -134,6 +140,20 @@ func TestRecordWriterFailsForGood(t *testing.T) {
 		if second := w.WriteRecord([]byte("x")); second != first {
 			t.Errorf("then: %v", second)
 		}
+	}
+}
+
+// There are clients that take what comes in one piece for an event.
+func TestRecordWriterWritesARecordAtOnce(t *testing.T) {
+	line := &failing{after: 99}
+	w := NewRecordWriter(line)
+	for i, record := range []string{"", "x", strings.Repeat("x", 2*maxKept), "x"} {
+		if err := w.WriteRecord([]byte(record)); err != nil || line.writes != i+1 {
+			t.Errorf("after record %d there were %d writes (%v)", i, line.writes, err)
+		}
+	}
+	if cap(w.buf) > maxKept {
+		t.Errorf("%d bytes are kept for the next record", cap(w.buf))
 	}
 }
 

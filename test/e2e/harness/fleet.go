@@ -26,9 +26,15 @@ type Fleet struct {
 // Replica is one tenderd.
 type Replica struct {
 	ID, Addr, Data, Socket string
-	args                   []string
+	// Plain is an address that PlainAddr stands for in its arguments.
+	Plain string
+	args  []string
 	proc                   *Process
 }
+
+// PlainAddr stands, in the arguments of a replica, for a free address of its
+// own on loopback.
+const PlainAddr = "{plain}"
 
 // NewFleet makes a control plane of n replicas, each of which votes, by init
 // and join lines. runArgs go to every `tenderd run`.
@@ -92,8 +98,11 @@ func (f *Fleet) voters(t testing.TB, n int) {
 func (f *Fleet) replica(t testing.TB, runArgs []string) *Replica {
 	t.Helper()
 	id := fmt.Sprintf("r%d", len(f.Replicas)+1)
-	r := &Replica{ID: id, Addr: freeAddr(t), Data: filepath.Join(f.dir, id), Socket: filepath.Join(f.dir, id+".sock")}
+	r := &Replica{ID: id, Addr: freeAddr(t), Data: filepath.Join(f.dir, id), Socket: filepath.Join(f.dir, id+".sock"), Plain: freeAddr(t)}
 	r.args = append([]string{"run", "--data", r.Data, "--listen", r.Addr, "--socket", r.Socket, "--log-level", logLevel(t)}, runArgs...)
+	for i, arg := range r.args {
+		r.args[i] = strings.ReplaceAll(arg, PlainAddr, r.Plain)
+	}
 	f.Replicas = append(f.Replicas, r)
 	return r
 }
