@@ -43,9 +43,9 @@ func (a *Allocator) SetFramework(info fleet.FrameworkInfo) error {
 	return nil
 }
 
-// Check reports what is wrong with a framework's description, before anything
-// is decided on it.
-func (*Allocator) Check(info fleet.FrameworkInfo) error {
+// CheckFramework reports what is wrong with a framework's description, before
+// anything is decided on it.
+func CheckFramework(info fleet.FrameworkInfo) error {
 	for _, r := range sorted(info.Constraints) {
 		if _, err := compile(info.Constraints[r]); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -74,7 +75,7 @@ func (l *Leader) called(now time.Time, ev Event) {
 	case Register:
 		l.register(now, ev)
 	case UpdateFramework:
-		if s := l.subs[ev.Info.ID]; s != nil && s.connected && l.alloc.Check(ev.Info) == nil {
+		if s := l.subs[ev.Info.ID]; s != nil && s.connected && allocator.CheckFramework(ev.Info) == nil {
 			l.proposeBy(now, ev.By, state.Command{PutFramework: &state.PutFramework{Info: ev.Info, Suppressed: ev.Suppressed}})
 		}
 	case Teardown:
@@ -104,7 +105,7 @@ func (l *Leader) proposeBy(now time.Time, by string, c state.Command) {
 }
 
 func (l *Leader) register(now time.Time, ev Register) {
-	if err := l.alloc.Check(ev.Info); err != nil {
+	if err := allocator.CheckFramework(ev.Info); err != nil {
 		l.do(Registered{ev.Info.ID, ev.Conn, err.Error()})
 		return
 	}

@@ -263,13 +263,27 @@ func TestWhatItsReaderFoundWrongIsAnError(t *testing.T) {
 	la := launch("t", 1)
 	la.Invalid = fleet.GPUFractionText
 	b.accept(ops(la))
-	b.expect("update m t TASK_ERROR TASK_INVALID", "offer m o7-2 a2 cpus:2;mem:1024")
+	b.expect("update m t TASK_ERROR TASK_INVALID")
+	b.tick(time.Second) // not in the same instant, or the two would go on for ever
+	b.expect("offer m o7-2 a2 cpus:2;mem:1024")
+}
+
+func TestADeclineWithoutFiltersIsNoLoop(t *testing.T) {
+	b := subscribed(t)
+	b.step(leader.Decline{Framework: "m", Offers: []fleet.OfferID{"o7-1"}})
+	b.expect()
+	b.step(leader.Subscribe{Framework: "f", Standing: []fleet.Role{"y"}}) // others need not wait
+	b.expect("offer f o7-2 a2 cpus:2;mem:1024")
+	b.step(leader.Decline{Framework: "f", Offers: []fleet.OfferID{"o7-2"}, Filters: &fleet.Filters{Refuse: time.Hour}})
+	b.tick(time.Second)
+	b.expect("offer m o7-3 a2 cpus:2;mem:1024")
 }
 
 func TestATaskGroupIsAllOrNothing(t *testing.T) {
 	b := subscribed(t)
 	b.accept(leader.Operation{Group: "g", Launch: []fleet.Launch{launch("t1", 1), launch("t2", 2)}})
 	b.agents("update m t1 TASK_ERROR TASK_GROUP_INVALID", "update m t2 TASK_ERROR TASK_GROUP_INVALID")
+	b.tick(time.Second)
 	b.accept(leader.Operation{Group: "g", Launch: []fleet.Launch{launch("t1", 1), launch("t2", 1)}})
 	b.commit()
 	b.agents("propose launch group of 2", "update m t1 TASK_STAGING", "update m t2 TASK_STAGING", "assign a2 0->2 full=false [t1 t2]")
@@ -323,6 +337,8 @@ func TestReserveAndLaunchInOneAccept(t *testing.T) {
 func TestAReservationForAnotherRoleIsNotMade(t *testing.T) {
 	b := subscribed(t)
 	b.accept(leader.Operation{Convert: &leader.Conversion{From: fleet.Resources{CPUs: fleet.Whole(1)}, To: reserved("y", 1)}})
+	b.expect()
+	b.tick(time.Second)
 	b.expect("offer m o7-2 a2 cpus:2;mem:1024")
 }
 
