@@ -14,6 +14,7 @@ import (
 
 	"github.com/tenderfleet/tender/agent/executor"
 	"github.com/tenderfleet/tender/agent/lifecycle"
+	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -163,5 +164,20 @@ func TestAnExecutorThatCannotAsk(t *testing.T) {
 	got := probeOnce(t, plain, fleet.Check{Kind: fleet.CheckTCP, Port: 1})
 	if got.Unable || got.Result.Known || got.Text == "" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What is reserved for a role is the task's like anything else.
+func TestATaskHasItsReservedResources(t *testing.T) {
+	a := &Agent{devices: []gpu.Device{{UUID: "GPU-1", Health: gpu.Healthy}}}
+	got, err := a.task(fleet.Assignment{Task: "t", Resources: fleet.Resources{
+		CPUs: 500,
+		Parts: []fleet.Part{{
+			Class:     fleet.Class{Reserved: []fleet.Reservation{{Role: "r"}}},
+			Resources: fleet.Resources{CPUs: 500, Mem: fleet.Whole(64), GPUs: []gpu.UUID{"GPU-1"}},
+		}},
+	}})
+	if err != nil || got.Resources.CPUs != 1000 || got.Resources.Mem != fleet.Whole(64) || len(got.Devices) != 1 {
+		t.Errorf("it is started with %+v, devices %v, error %v", got.Resources, got.Devices, err)
 	}
 }

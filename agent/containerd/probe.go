@@ -56,7 +56,7 @@ func (x *Executor) exec(ctx context.Context, name, execID string, e executor.Exe
 	launch, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	pid, err := x.launchExec(launch, &tasks.ExecProcessRequest{
-		ContainerID: name, ExecID: execID, Spec: typeurl.MarshalProto(process),
+		ContainerID: name, ExecID: execID, Spec: typeurl.MarshalProto(process), Stdout: nowhere, Stderr: nowhereElse,
 	})
 	<-x.execing
 	if err != nil {
@@ -78,8 +78,16 @@ func (x *Executor) exec(ctx context.Context, name, execID string, e executor.Exe
 	return int(r.ExitStatus), nil
 }
 
+// What a check prints goes nowhere. With no streams at all the shim would open
+// /dev/null to be read only, and a program that prints would fail; with one
+// name for both it would end both with the first that is closed, and a program
+// that goes on printing would hang.
+const (
+	nowhere     = "/dev/null"
+	nowhereElse = "/dev/./null"
+)
+
 // launchExec creates and starts the process, in place of one with its name.
-// Without streams, its output goes to /dev/null.
 func (x *Executor) launchExec(ctx context.Context, req *tasks.ExecProcessRequest) (pid uint32, err error) {
 	_, err = x.client.TaskService().Exec(ctx, req)
 	if err = native(err); errdefs.IsAlreadyExists(err) {

@@ -149,6 +149,7 @@ func (w *world) fixture() executortest.Fixture {
 		Missing:  []string{"no-such-program"},
 		ExecExit: func(code int) []string { return sh("exit " + strconv.Itoa(code)) },
 		ExecEnv:  sh("exit $CODE"),
+		ExecLoud: sh("head -c 1000000 /dev/zero >&2 && head -c 1000000 /dev/zero && exec >&- && head -c 1000000 /dev/zero >&2"),
 		ExecLong: sh("sleep 1000 & echo much; sleep 1000"),
 		Serve: func(port int) []string {
 			return sh("echo ready; exec httpd -f -p " + strconv.Itoa(port))

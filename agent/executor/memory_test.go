@@ -34,6 +34,7 @@ func TestMemoryPassesTheSuite(t *testing.T) {
 			Missing:  []string{"nonsense"},
 			ExecExit: func(code int) []string { return []string{"exit", strconv.Itoa(code)} },
 			ExecEnv:  []string{"exit", "CODE"},
+			ExecLoud: []string{"exit", "0"},
 			ExecLong: []string{"sleep", "1h"},
 			Serve:    func(port int) []string { return []string{"serve", strconv.Itoa(port)} },
 			Reopen:   func(*testing.T) executor.Executor { return m },

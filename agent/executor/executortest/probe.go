@@ -45,6 +45,9 @@ func execs(s *scenario) {
 	if code, err := s.prober().Exec(s.ctx, "asked", e); err != nil || code != 6 {
 		s.t.Errorf("with one of its own: code %d, error %v, want 6", code, err)
 	}
+	if code, err := s.exec("asked", s.f.ExecLoud); err != nil || code != 0 {
+		s.t.Errorf("a program that prints much: code %d, error %v", code, err)
+	}
 	_, err := s.exec("asked", s.f.Missing)
 	s.wantErr("a program that is not there", err, executor.ErrCannotRun)
 	s.wantRunning("asked")

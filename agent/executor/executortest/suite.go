@@ -36,6 +36,7 @@ type Fixture struct {
 	// Programs to run inside a running task.
 	ExecExit func(code int) []string // ends at once with code
 	ExecEnv  []string                // ends at once with the code in variable CODE
+	ExecLoud []string                // prints more than any pipe holds, then ends with code 0
 	ExecLong []string                // runs, with a child, for far longer than the suite
 	Serve    func(port int) []string // a task that listens on the port
 
