@@ -31,6 +31,8 @@ type Web struct {
 // where trust is the principal of those that show nothing.
 func (f *Fleet) Web(trust string) *Web {
 	w := &Web{lns: map[string]*webListener{}}
+	// The server lingers for half a second over connections that it ends.
+	f.tb.Cleanup(func() { time.Sleep(time.Second) })
 	tune := f.Tune
 	f.Tune = func(id fleet.ReplicaID, cfg *controlplane.Config) {
 		if tune != nil {
@@ -59,7 +61,7 @@ func (w *Web) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if l == nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, errRefused)
 	}
-	here, there := net.Pipe()
+	here, there := newWebConns()
 	select {
 	case l.conns <- there:
 		return here, nil
