@@ -123,6 +123,11 @@ func (x *Executor) execError(ctx context.Context, name string, err error) error 
 // endExec kills a process with what it has started, and deletes it. runc makes
 // it the leader of a process group of its own.
 func (x *Executor) endExec(ctx context.Context, name, execID string, pid uint32) {
+	if pid == 0 { // started by an agent before this one
+		if r, err := x.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: name, ExecID: execID}); err == nil {
+			pid = r.Process.Pid
+		}
+	}
 	if pid > 1 && inContainer(pid, name) {
 		_ = syscall.Kill(-int(pid), syscall.SIGKILL)
 	}

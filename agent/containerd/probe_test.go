@@ -34,10 +34,10 @@ func TestACheckThatADeadAgentLeft(t *testing.T) {
 	}
 	left := make(chan error, 1)
 	go func() {
-		_, err := x.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: []string{"sleep", "1000"}, Timeout: time.Hour})
+		_, err := x.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: sh("sleep 1000 & sleep 1000; exit 1"), Timeout: time.Hour})
 		left <- err
 	}()
-	eventually(t, "the first check runs", func() bool { return processes() == 2 })
+	eventually(t, "the first check runs", func() bool { return processes() == 4 })
 	next := w.open(t)
 	for range 3 {
 		code, err := next.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: sh("exit 3"), Timeout: time.Minute})

@@ -300,8 +300,7 @@ func (c *Check) validHTTP() error {
 	default:
 		return fmt.Errorf("scheme %.20q: use http or https", c.Scheme)
 	}
-	if len(c.Path) > maxCheckPath || c.Path != "" && c.Path[0] != '/' ||
-		strings.ContainsFunc(c.Path, func(r rune) bool { return r <= ' ' || r > '~' || r == '#' }) {
+	if len(c.Path) > maxCheckPath || c.Path != "" && c.Path[0] != '/' || !escaped(c.Path) {
 		return fmt.Errorf("path %.60q: it begins with / and has at most %d visible ASCII characters; write others as %%20", c.Path, maxCheckPath)
 	}
 	if len(c.Statuses) > maxStatuses {
@@ -314,6 +313,21 @@ func (c *Check) validHTTP() error {
 	}
 	return nil
 }
+
+// escaped reports whether a path can stand in a request as it is.
+func escaped(path string) bool {
+	for i := 0; i < len(path); i++ {
+		switch b := path[i]; {
+		case b <= ' ' || b > '~' || b == '#':
+			return false
+		case b == '%' && (i+2 >= len(path) || !strings.Contains(hexDigits, path[i+1:i+2]) || !strings.Contains(hexDigits, path[i+2:i+3])):
+			return false
+		}
+	}
+	return true
+}
+
+const hexDigits = "0123456789abcdefABCDEF"
 
 // size is about how many bytes a check takes on the wire.
 func (c *Check) size() int {

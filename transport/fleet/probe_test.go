@@ -49,6 +49,8 @@ func TestChecksAreRefusedWithAReason(t *testing.T) {
 		{http(func(c *fleet.Check) { c.Scheme = "ftp" }), "use http or https"},
 		{http(func(c *fleet.Check) { c.Path = "health" }), "begins with /"},
 		{http(func(c *fleet.Check) { c.Path = "/a\r\nX: y" }), "begins with /"},
+		{http(func(c *fleet.Check) { c.Path = "/100%" }), "begins with /"},
+		{http(func(c *fleet.Check) { c.Path = "/%2x%g0" }), "begins with /"},
 		{http(func(c *fleet.Check) { c.Statuses = []int{99} }), "status 99"},
 		{&fleet.Check{Kind: fleet.CheckTCP, Port: 1, Path: "/"}, "no use for"},
 	} {
