@@ -52,26 +52,40 @@ func TestTasksAreAskedHowTheyAre(t *testing.T) {
 		c := oftenHealthy(client.Check{Kind: "COMMAND", Command: sh("test -e /tmp/well")})
 		c.Failures = new(0)
 		id := f.Submit(t, client.Submit{
-			Command:     sh("mkdir -p /tmp; touch /tmp/well; sleep 4; rm /tmp/well; sleep 1000"),
+			Command:     sh("mkdir -p /tmp; touch /tmp/well; sleep 6; rm /tmp/well; sleep 1000"),
 			HealthCheck: c,
 		})
 		healthy(t, id)
 		f.Await(t, id, "it is not healthy any more", func(task client.Task) bool { return task.Health == "unhealthy" && task.State == "TASK_RUNNING" })
 		kill(t, f, id)
 	})
-	for network, port := range map[string]int{"none": 8080, "host": 18473} {
-		t.Run("by HTTP and TCP with network "+network, func(t *testing.T) {
-			id := f.Submit(t, client.Submit{
-				Network:     network,
-				Command:     sh("mkdir -p /www; echo hello > /www/index.html; exec httpd -f -h /www -p 127.0.0.1:" + map[string]string{"none": "8080", "host": "18473"}[network]),
-				HealthCheck: oftenHealthy(client.Check{Kind: "HTTP", Port: port, Path: "/index.html"}),
-				Check:       often(client.Check{Kind: "HTTP", Port: port, Path: "/nothing"}),
-			})
+	for _, c := range []struct {
+		network, address string
+		port             int
+	}{{"none", "127.0.0.1:8080", 8080}, {"host", "127.0.0.1:18473", 18473}} {
+		server := client.Submit{
+			Network: c.network,
+			Command: sh("mkdir -p /www; echo hello > /www/index.html; exec httpd -f -h /www -p " + c.address),
+		}
+		t.Run("by HTTP with network "+c.network, func(t *testing.T) {
+			in := server
+			in.HealthCheck = oftenHealthy(client.Check{Kind: "HTTP", Port: c.port, Path: "/index.html"})
+			in.Check = often(client.Check{Kind: "HTTP", Port: c.port, Path: "/nothing"})
+			id := f.Submit(t, in)
 			healthy(t, id)
-			task := f.Await(t, id, "the other check has an answer", func(task client.Task) bool { return task.CheckResult != nil && task.CheckResult.Known })
+			task := f.Await(t, id, "the other check has an answer", func(task client.Task) bool {
+				return task.CheckResult != nil && task.CheckResult.StatusCode != 0
+			})
 			if task.CheckResult.StatusCode != 404 || task.State != "TASK_RUNNING" {
 				t.Errorf("%+v, %s", *task.CheckResult, harness.Tell(task))
 			}
+			kill(t, f, id)
+		})
+		t.Run("by TCP with network "+c.network, func(t *testing.T) {
+			in := server
+			in.HealthCheck = oftenHealthy(client.Check{Kind: "TCP", Port: c.port})
+			id := f.Submit(t, in)
+			healthy(t, id)
 			kill(t, f, id)
 		})
 	}
