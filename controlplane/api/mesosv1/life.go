@@ -65,7 +65,8 @@ func limitsOf(in map[string]*pb.Value_Scalar) (fleet.Limits, error) {
 }
 
 func healthCheck(in *pb.HealthCheck) (*fleet.Check, error) {
-	c := &fleet.Check{ConsecutiveFailures: int(min(in.GetConsecutiveFailures(), math.MaxInt32))}
+	// Mesos counts a failure before it compares: 0 is ended by the first, too.
+	c := &fleet.Check{ConsecutiveFailures: int(max(1, min(in.GetConsecutiveFailures(), math.MaxInt32)))}
 	var err error
 	if c.Grace, err = seconds("grace_period_seconds", in.GetGracePeriodSeconds()); err != nil {
 		return nil, err
@@ -78,6 +79,9 @@ func healthCheck(in *pb.HealthCheck) (*fleet.Check, error) {
 		if h == nil {
 			return nil, errors.New("a check of type HTTP has the field http")
 		}
+		if h.GetProtocol() == pb.NetworkInfo_IPv6 {
+			return nil, errIPv6
+		}
 		c.Kind, c.Port, c.Path, c.Scheme = fleet.CheckHTTP, int(h.GetPort()), h.GetPath(), h.GetScheme()
 		for _, s := range h.GetStatuses() {
 			c.Statuses = append(c.Statuses, int(s))
@@ -85,6 +89,9 @@ func healthCheck(in *pb.HealthCheck) (*fleet.Check, error) {
 	case pb.HealthCheck_TCP:
 		if in.GetTcp() == nil {
 			return nil, errors.New("a check of type TCP has the field tcp")
+		}
+		if in.GetTcp().GetProtocol() == pb.NetworkInfo_IPv6 {
+			return nil, errIPv6
 		}
 		c.Kind, c.Port = fleet.CheckTCP, int(in.GetTcp().GetPort())
 	default:
@@ -95,6 +102,8 @@ func healthCheck(in *pb.HealthCheck) (*fleet.Check, error) {
 	}
 	return c, readTimes(c, in)
 }
+
+var errIPv6 = errors.New("checks over IPv6 are not supported: the agent asks 127.0.0.1")
 
 func statusCheck(in *pb.CheckInfo) (*fleet.Check, error) {
 	c := &fleet.Check{}
@@ -156,8 +165,14 @@ func readTimes(c *fleet.Check, in interface {
 		}
 		*t.to = d
 	}
+	if c.Timeout == 0 { // in Mesos, none
+		c.Timeout = maxTimeout
+	}
 	return nil
 }
+
+// maxTimeout is the longest that fleet.CheckSpec takes.
+const maxTimeout = 24 * time.Hour
 
 // maxSeconds keeps a duration from overflowing; what is sensible is for
 // fleet.CheckSpec to say.

@@ -105,6 +105,7 @@ func TestTasksAreRefused(t *testing.T) {
 		"a health check of nothing":  {`, "health_check": {"type": "HTTP"}` + sleep, "has the field http"},
 		"a health check of no port":  {`, "health_check": {"type": "TCP", "tcp": {"port": 0}}` + sleep, "port 0"},
 		"a health check in the past": {`, "health_check": {"type": "TCP", "tcp": {"port": 80}, "delay_seconds": -1}` + sleep, "delay_seconds -1 is out of range"},
+		"a check over IPv6":          {`, "health_check": {"type": "TCP", "tcp": {"port": 80, "protocol": "IPv6"}}` + sleep, "over IPv6"},
 		"a check without a command":  {`, "check": {"type": "COMMAND"}` + sleep, "check: a check of type COMMAND has a command"},
 		"a time limit below zero":    {`, "max_completion_time": {"nanoseconds": -1}` + sleep, "max_completion_time is less than zero"},
 		"a limit of ports":           {`, "limits": {"ports": {"value": 2}}` + sleep, "ports has no limit"},
@@ -178,7 +179,7 @@ func TestFilters(t *testing.T) {
 
 func TestChecksLimitsAndTime(t *testing.T) {
 	got, err := specification(&fleet.FrameworkInfo{}, readTask(t, `, "command": {"value": "serve"},
-		"health_check": {"type": "HTTP", "http": {"port": 8080, "path": "/ok", "statuses": [200, 204]}, "grace_period_seconds": 2.5, "consecutive_failures": 0},
+		"health_check": {"type": "HTTP", "http": {"port": 8080, "path": "/ok", "statuses": [200, 204]}, "grace_period_seconds": 2.5, "consecutive_failures": 0, "timeout_seconds": 0},
 		"check": {"type": "COMMAND", "command": {"command": {"value": "test -e /ready", "environment": {"variables": [{"name": "A", "value": "b"}]}}}, "interval_seconds": 1},
 		"max_completion_time": {"nanoseconds": 90000000000},
 		"limits": {"cpus": {"value": "Infinity"}, "mem": {"value": 512}}`), DefaultImage)
@@ -187,7 +188,8 @@ func TestChecksLimitsAndTime(t *testing.T) {
 	}
 	health := fleet.Check{
 		Kind: fleet.CheckHTTP, Port: 8080, Path: "/ok", Scheme: "", Statuses: []int{200, 204},
-		Delay: 15 * time.Second, Interval: 10 * time.Second, Timeout: 20 * time.Second, Grace: 2500 * time.Millisecond,
+		Delay: 15 * time.Second, Interval: 10 * time.Second, Timeout: 24 * time.Hour, Grace: 2500 * time.Millisecond,
+		ConsecutiveFailures: 1,
 	}
 	check := fleet.Check{
 		Kind: fleet.CheckCommand, Command: []string{"/bin/sh", "-c", "test -e /ready"}, Env: map[string]string{"A": "b"},
