@@ -3,7 +3,11 @@ package sim_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
+	"runtime"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/test/sim"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -14,12 +18,23 @@ var seeds = flag.Int("seeds", 500, "number of seeds to simulate")
 // TestSeeds runs the fleet from many seeds. To replay one that fails:
 // go run ./test/sim/cmd -seed N -v
 func TestSeeds(t *testing.T) {
+	// Each seed is one goroutine's; a processor has one seed at a time.
+	runs := make([]sim.Stats, *seeds)
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
+	for i := range runs {
+		g.Go(func() (err error) {
+			if runs[i], err = sim.Run(uint64(i), sim.Options{}); err != nil {
+				return fmt.Errorf("seed %d: %w\nreplay: go run ./test/sim/cmd -seed %d -v", i, err, i)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
 	total := sim.Stats{Ended: map[fleet.TaskState]int{}, Why: map[fleet.Reason]int{}}
-	for seed := range uint64(*seeds) {
-		s, err := sim.Run(seed, sim.Options{})
-		if err != nil {
-			t.Fatalf("seed %d: %v\nreplay: go run ./test/sim/cmd -seed %d -v", seed, err, seed)
-		}
+	for _, s := range runs {
 		total.Tasks += s.Tasks
 		total.Terms += s.Terms
 		total.Outside += s.Outside
