@@ -51,15 +51,16 @@ type Offer struct {
 
 // Agent is a running agent.
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	cred   *pki.Holder
-	id     fleet.AgentID
-	host   string
-	file   *checkpoint.File
-	core   *lifecycle.Agent
-	events chan lifecycle.Event
-	listed chan struct{} // closed after the first answer of the executor
+	cfg     Config
+	log     *slog.Logger
+	cred    *pki.Holder
+	id      fleet.AgentID
+	host    string
+	file    *checkpoint.File
+	core    *lifecycle.Agent
+	events  chan lifecycle.Event
+	listed  chan struct{} // closed after the first answer of the executor
+	probing chan struct{} // one for each check under way
 
 	mu       sync.Mutex
 	starting map[fleet.TaskID]context.CancelFunc
@@ -219,7 +220,7 @@ func open(cfg Config) (*Agent, []string, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
 		core:   lifecycle.New(records, term, generation),
-		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}),
+		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},
 	}
 	for _, r := range records {

@@ -130,6 +130,8 @@ func (a *Agent) do(ctx context.Context, g *errgroup.Group, act lifecycle.Action)
 			}
 			return nil
 		})
+	case lifecycle.Probe:
+		g.Go(func() error { a.probe(ctx, act); return nil })
 	case lifecycle.Remove:
 		g.Go(func() error { a.remove(ctx, act.Task); return nil })
 	case lifecycle.Forget:
@@ -172,16 +174,17 @@ func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 }
 
 // task completes an assignment with the devices it names. They must still be
-// on this machine.
+// on this machine. What a task may use is all the same, whoever it is reserved
+// for.
 func (a *Agent) task(as fleet.Assignment) (executor.Task, error) {
-	t := executor.Task{ID: as.Task, Spec: as.Spec, Resources: as.Resources}
+	t := executor.Task{ID: as.Task, Spec: as.Spec, Resources: as.Resources.Total()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	byID := make(map[gpu.UUID]gpu.Device, len(a.devices))
 	for _, d := range a.devices {
 		byID[d.UUID] = d
 	}
-	for _, id := range as.Resources.GPUs {
+	for _, id := range t.Resources.GPUs {
 		d, ok := byID[id]
 		if !ok || d.Health == gpu.Lost {
 			return t, fmt.Errorf("%w: GPU %s is not on this machine any more", executor.ErrInvalid, id)

@@ -3,9 +3,7 @@ package controlplane
 import (
 	"context"
 	"fmt"
-	"time"
 
-	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/registrar"
@@ -65,16 +63,6 @@ func (r *Replica) changed() <-chan struct{} {
 	ch := make(chan struct{}) // nothing is waited for on a follower
 	close(ch)
 	return ch
-}
-
-// Why explains a waiting task.
-func (r *Replica) Why(ctx context.Context, id fleet.TaskID) (refusals []allocator.Refusal, never bool, err error) {
-	t, err := r.current()
-	if err != nil {
-		return nil, false, err
-	}
-	err = t.query(ctx, func(l *leader.Leader) { refusals, never = l.Why(time.Now(), id) })
-	return refusals, never, err
 }
 
 // Logs reads a task's output through its agent's own session.

@@ -78,6 +78,10 @@ type term struct {
 	// What the steps since the last flush want proposed and acknowledged.
 	proposals []state.Command
 	acks      map[session][]wire.Ack
+	// reserving are those who wait for a reservation, by its number; the last
+	// one given is reserves.
+	reserving map[uint64]chan<- state.Result
+	reserves  uint64
 
 	mu      sync.Mutex
 	pending []state.Command
@@ -97,7 +101,7 @@ func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 	if err != nil {
 		return fmt.Errorf("follow the log: %w", err)
 	}
-	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[session][]wire.Ack{}}
+	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[session][]wire.Ack{}, reserving: map[uint64]chan<- state.Result{}}
 	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
 	t.hub = mesosv1.NewHub(t.done, t.deliver)
 	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
@@ -188,6 +192,8 @@ func (t *term) perform(act leader.Action) {
 		t.hub.Perform(act)
 	case leader.Assign:
 		m.Send(act.Agent, act.Session, wire.DesiredSet{Desired: act.Desired})
+	case leader.Reserved:
+		t.reserved(act)
 	case leader.Ack:
 		s := session{act.Agent, act.Session}
 		t.acks[s] = append(t.acks[s], wire.Ack{Task: act.Task, Update: act.Update, Generation: act.Generation})

@@ -29,6 +29,7 @@ func TestAnOfferExpires(t *testing.T) {
 			}
 			return soft.Offers[0]
 		}
+		declared(t, f, lead, a.ID)
 		lead.Inject(leader.Subscribe{Framework: "silent", Standing: []fleet.Role{"default"}})
 		made := time.Now()
 		first := offer()

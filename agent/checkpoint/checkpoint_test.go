@@ -23,7 +23,13 @@ func record(id fleet.TaskID) lifecycle.Record {
 			Resources: fleet.Resources{CPUs: 500, GPUs: []gpu.UUID{"GPU-1"}}, Seq: 2, Kill: true, KillGrace: 3 * time.Second,
 		},
 		Phase: lifecycle.Ended, Freed: true, Acked: 9,
+		Running: time.Date(2026, 5, 6, 7, 0, 0, 1, time.UTC), Health: fleet.TaskUnhealthy,
+		Checked: fleet.CheckResult{Kind: fleet.CheckHTTP, Known: true, StatusCode: 503},
+		Verdict: lifecycle.Verdict{State: fleet.TaskFailed, Reason: fleet.ReasonMaxCompletion, Text: "too long"},
 	}
+	health := fleet.NewHealthCheck(fleet.CheckTCP)
+	r.Assignment.Spec.Health, r.Assignment.Spec.MaxCompletion = &health, time.Hour
+	r.Assignment.Spec.Limits.Mem = fleet.Unlimited
 	r.Reports.Add(fleet.Status{Task: id, State: fleet.TaskFailed, Time: time.Date(2026, 5, 6, 7, 8, 9, 123456789, time.UTC), ExitCode: 7})
 	return r
 }

@@ -21,7 +21,8 @@
 // own with nothing but loopback or else the host's, and limits on processors
 // (CFS quota), memory (without swap) and processes. A limit that this
 // machine's kernel cannot apply makes the task invalid; it is never dropped in
-// silence. Disk space is accounted for by the control plane and not enforced.
+// silence. A task's own limits may be above its resources; then these are its
+// share of processors and of the machine's last memory. Disk space is accounted for by the control plane and not enforced.
 //
 // The main process is the first of its PID namespace, so the kernel delivers
 // TERM only if it has a handler; a program without one is killed when its

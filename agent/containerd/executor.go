@@ -76,9 +76,10 @@ type Executor struct {
 	// at once only make the first wait for the last. One more than there are
 	// processors, for the one that waits for the disk.
 	launching chan struct{}
-	pulling   keyed     // one download at a time per image
-	stops     stops     // grace periods that run
-	ooms      oomEvents // containers that an event said ran out of memory
+	execing   chan struct{} // the same for processes of checks
+	pulling   keyed         // one download at a time per image
+	stops     stops         // grace periods that run
+	ooms      oomEvents     // containers that an event said ran out of memory
 
 	ctx    context.Context // of the goroutines below; ends with Close
 	cancel context.CancelFunc
@@ -124,6 +125,7 @@ func New(cfg Config) (*Executor, error) {
 		runtime:   options,
 		seccomp:   seccompProfile(),
 		launching: make(chan struct{}, runtime.NumCPU()+1),
+		execing:   make(chan struct{}, runtime.NumCPU()+1),
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	x.wg.Go(x.watchOOM)

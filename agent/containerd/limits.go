@@ -63,30 +63,30 @@ const (
 	maxShares = 262_144
 )
 
-// resources turns what the task was given into limits.
+// resources turns what the task was given, and may take beyond it, into limits.
 func (c cgroups) resources(t executor.Task) (*specs.LinuxResources, error) {
 	r := &specs.LinuxResources{}
+	if err := fleet.CheckTaskLimits(t.Spec.Limits, t.Resources.CPUs, t.Resources.Mem); err != nil {
+		return nil, invalid("%w", err)
+	}
 	if cpus := int64(t.Resources.CPUs); cpus > 0 {
 		if err := c.require("cpu", "processor time"); err != nil {
 			return nil, err
 		}
-		quota, period := max(minQuota, cpus*(cfsPeriod/1000)), uint64(cfsPeriod)
 		// The quota is the limit; the shares settle who waits when more is
 		// promised than there is.
 		shares := uint64(min(max(minShares, cpus*1024/1000), maxShares))
-		r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares}
+		r.CPU = &specs.LinuxCPU{Shares: &shares}
+		if limit := fleet.LimitOf(t.Spec.Limits.CPUs, t.Resources.CPUs); limit != fleet.Unlimited {
+			quota, period := max(minQuota, int64(limit)*(cfsPeriod/1000)), uint64(cfsPeriod)
+			r.CPU.Quota, r.CPU.Period = &quota, &period
+		}
 	}
 	if t.Resources.Mem > 0 {
 		if err := c.require("memory", "memory"); err != nil {
 			return nil, err
 		}
-		limit := memBytes(t.Resources.Mem)
-		r.Memory = &specs.LinuxMemory{Limit: &limit}
-		// Memory and swap together as much as memory alone: no swap. A
-		// version 1 kernel without swap accounting knows no such limit.
-		if c.unified || c.swap {
-			r.Memory.Swap = &limit
-		}
+		r.Memory = c.memory(t)
 	}
 	pids := t.Spec.PIDs
 	if pids == 0 {
@@ -101,6 +101,35 @@ func (c cgroups) resources(t executor.Task) (*specs.LinuxResources, error) {
 	r.Pids = &specs.LinuxPids{Limit: &pids}
 	return r, nil
 }
+
+// memory limits memory. What is over the request is taken back first when the
+// machine runs short.
+func (c cgroups) memory(t executor.Task) *specs.LinuxMemory {
+	m := &specs.LinuxMemory{}
+	if bursts(t) {
+		request := memBytes(t.Resources.Mem)
+		m.Reservation = &request
+	}
+	if most := fleet.LimitOf(t.Spec.Limits.Mem, t.Resources.Mem); most != fleet.Unlimited {
+		limit := memBytes(most)
+		m.Limit = &limit
+		// Memory and swap together as much as memory alone: no swap. A
+		// version 1 kernel without swap accounting knows no such limit.
+		if c.unified || c.swap {
+			m.Swap = &limit
+		}
+	}
+	return m
+}
+
+// bursts: the task may take more memory than it is sure of.
+func bursts(t executor.Task) bool {
+	return t.Resources.Mem > 0 && fleet.LimitOf(t.Spec.Limits.Mem, t.Resources.Mem) != t.Resources.Mem
+}
+
+// burstOOMScore makes the kernel of a machine without memory end a task that
+// may take more than it asked for before those that take what is theirs.
+const burstOOMScore = 500
 
 // memBytes converts thousandths of MiB; MaxScalar does not overflow.
 func memBytes(m fleet.Scalar) int64 {

@@ -93,7 +93,11 @@ func (x *Executor) spec(ctx context.Context, t executor.Task, container string, 
 	}
 	s.Root.Readonly = t.Spec.ReadOnly
 	if t.Resources.Mem > 0 {
-		sizeShm(s, memBytes(t.Resources.Mem))
+		sizeShm(s, memBytes(max(t.Resources.Mem, t.Spec.Limits.Mem)))
+	}
+	if bursts(t) {
+		score := burstOOMScore
+		p.OOMScoreAdj = &score
 	}
 	if err := network(ctx, s, t); err != nil {
 		return nil, err

@@ -132,6 +132,11 @@ func TestLimitsReachTheKernel(t *testing.T) {
 	limited := task("limited", []string{"sleep", "1000"})
 	limited.Resources.CPUs, limited.Resources.Mem = 1500, fleet.Whole(48)+500
 	limited.Spec.PIDs = 7
+	bursts := task("bursts", []string{"sleep", "1000"})
+	bursts.Spec.Limits = fleet.Limits{CPUs: 2500, Mem: fleet.Whole(64)}
+	free := task("free", []string{"sleep", "1000"})
+	free.Spec.Limits = fleet.Limits{CPUs: fleet.Unlimited, Mem: fleet.Unlimited}
+	const noLimit = "9223372036854771712" // the kernel's largest number of whole pages
 	plain := task("plain", []string{"sleep", "1000"})
 	plain.Resources = fleet.Resources{}
 	for _, c := range []struct {
@@ -142,6 +147,15 @@ func TestLimitsReachTheKernel(t *testing.T) {
 			"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000", "cpu/cpu.shares": "1536",
 			"memory/memory.limit_in_bytes": strconv.Itoa(48<<20 + 1<<19), "memory/memory.memsw.limit_in_bytes": strconv.Itoa(48<<20 + 1<<19),
 			"pids/pids.max": "7",
+		}},
+		{bursts, map[string]string{
+			"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.shares": "512",
+			"memory/memory.limit_in_bytes": strconv.Itoa(64 << 20), "memory/memory.memsw.limit_in_bytes": strconv.Itoa(64 << 20),
+			"memory/memory.soft_limit_in_bytes": strconv.Itoa(memMB << 20),
+		}},
+		{free, map[string]string{
+			"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.shares": "512",
+			"memory/memory.limit_in_bytes": noLimit, "memory/memory.soft_limit_in_bytes": strconv.Itoa(memMB << 20),
 		}},
 		{plain, map[string]string{"cpu/cpu.cfs_quota_us": "-1", "pids/pids.max": strconv.Itoa(fleet.DefaultPIDs)}},
 	} {
@@ -166,6 +180,32 @@ func TestLimitsReachTheKernel(t *testing.T) {
 	forks.Spec.PIDs = 5
 	if e, out := run(t, x, forks); !strings.Contains(out, "can't fork") {
 		t.Errorf("a task of 10 processes with a limit of 5 %v and printed %q", e, out)
+	}
+	w.checkClean(t)
+}
+
+// A task dies at its limit, not at what it asked for.
+func TestMemoryAboveTheRequest(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	x := w.open(t)
+	for name, c := range map[string]struct {
+		takes int // MiB
+		limit fleet.Scalar
+		want  executor.Exit
+	}{
+		"over its request":             {memMB * 3 / 2, 0, executor.Exit{Code: -1, OOM: true}},
+		"over-its-request-under-limit": {memMB * 3 / 2, fleet.Whole(memMB * 3), executor.Exit{}},
+		"over-its-limit":               {memMB * 4, fleet.Whole(memMB * 3), executor.Exit{Code: -1, OOM: true}},
+		"without-a-limit":              {memMB * 4, fleet.Unlimited, executor.Exit{}},
+	} {
+		bytes := strconv.Itoa(c.takes << 20)
+		hog := task(fleet.TaskID(strings.ReplaceAll(name, " ", "-")), sh("head -c "+bytes+" /dev/zero | tail -c "+bytes+" > /dev/null"))
+		hog.Spec.Limits.Mem = c.limit
+		e, out := run(t, x, hog)
+		e.Time = time.Time{}
+		if e != c.want {
+			t.Errorf("%s: %v, want: %v; it printed %q", name, e, c.want, out)
+		}
 	}
 	w.checkClean(t)
 }
@@ -197,6 +237,7 @@ func TestInvalidTasks(t *testing.T) {
 		"work dir":    {func(t *executor.Task) { t.Spec.WorkDir = "tmp" }, "not an absolute path"},
 		"file as dir": {func(t *executor.Task) { t.Spec.WorkDir = "/etc/passwd" }, "check the working directory"},
 		"user":        {func(t *executor.Task) { t.Spec.User = "ghost" }, `user "ghost" is not in the image`},
+		"limit":       {func(t *executor.Task) { t.Spec.Limits.Mem = 1 }, "memory limit 0.001 is less than the 32"},
 		"network":     {func(t *executor.Task) { t.Spec.Network = "bridge" }, `use "none" or "host"`},
 		"variable":    {func(t *executor.Task) { t.Spec.Env = map[string]string{"A=B": ""} }, "a name has no '='"},
 		"argument":    {func(t *executor.Task) { t.Spec.Command = []string{"echo", "\x00"} }, "argument 1 of the command"},

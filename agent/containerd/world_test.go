@@ -147,6 +147,13 @@ func (w *world) fixture() executortest.Fixture {
 		Polite:   sh(`trap 'exit 0' TERM; echo ready; sleep 1000 & wait`),
 		Stubborn: sh("echo ready; exec sleep 1000"),
 		Missing:  []string{"no-such-program"},
+		ExecExit: func(code int) []string { return sh("exit " + strconv.Itoa(code)) },
+		ExecEnv:  sh("exit $CODE"),
+		ExecLoud: sh("head -c 1000000 /dev/zero >&2 && head -c 1000000 /dev/zero && exec >&- && head -c 1000000 /dev/zero >&2"),
+		ExecLong: sh("sleep 1000 & echo much; sleep 1000"),
+		Serve: func(port int) []string {
+			return sh("echo ready; exec httpd -f -p " + strconv.Itoa(port))
+		},
 		Ready: func(t *testing.T, id fleet.TaskID) {
 			file := filepath.Join(logs.Path(id), "stdout.log")
 			eventually(t, "the task is ready", func() bool {
@@ -163,7 +170,14 @@ func (w *world) fixture() executortest.Fixture {
 				}
 			}
 		},
-		Lose:       func(t *testing.T, id fleet.TaskID) { w.daemon.KillShim(t, containerName(id)) },
+		Lose: func(t *testing.T, id fleet.TaskID) { w.daemon.KillShim(t, containerName(id)) },
+		Alone: func(t *testing.T, id fleet.TaskID) {
+			x := w.open(t)
+			eventually(t, "the task is alone in its container", func() bool {
+				r, err := x.client.TaskService().ListPids(context.Background(), &tasks.ListPidsRequest{ContainerID: containerName(id)})
+				return err == nil && len(r.Processes) == 2 // a shell and its sleep
+			})
+		},
 		CheckClean: func(t *testing.T) { w.checkClean(t) },
 	}
 }

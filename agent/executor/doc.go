@@ -11,6 +11,8 @@
 //
 //	ids, err := x.List(ctx)        // what truly runs; then Wait for each
 //
+// While a task runs, a Prober, which executors are too, asks it how it is.
+//
 // Errors decide what comes next: ErrUnavailable is tried again, ErrInvalid
 // ends the task as TASK_ERROR, ErrNotFound from Wait as TASK_LOST, any other
 // error of Start as TASK_FAILED. Exit.String is the status message.

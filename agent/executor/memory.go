@@ -33,6 +33,7 @@ type Memory struct {
 	script Script
 
 	mu      sync.Mutex
+	exec    func(context.Context, Task, Exec) (int, error)
 	tasks   map[fleet.TaskID]*memoryTask
 	started []fleet.TaskID
 	outage  chan struct{} // closed while the runtime is out of reach

@@ -32,6 +32,11 @@ func TestMemoryPassesTheSuite(t *testing.T) {
 			Polite:   []string{"polite"},
 			Stubborn: []string{"stubborn"},
 			Missing:  []string{"nonsense"},
+			ExecExit: func(code int) []string { return []string{"exit", strconv.Itoa(code)} },
+			ExecEnv:  []string{"exit", "CODE"},
+			ExecLoud: []string{"exit", "0"},
+			ExecLong: []string{"sleep", "1h"},
+			Serve:    func(port int) []string { return []string{"serve", strconv.Itoa(port)} },
 			Reopen:   func(*testing.T) executor.Executor { return m },
 			Outage: func(*testing.T) func() {
 				m.SetUnavailable(true)

@@ -17,6 +17,11 @@
 // agent holds a generation in which the task has ended, so that no late or
 // doubled message can run it a second time.
 //
+// While a task runs, its checks are asked for with Probe and answered by
+// Probed: the core decides when, what a failure counts for, and what is told,
+// the shell only asks. A task whose health check fails too often, or that runs
+// for longer than it may, is stopped by the agent itself.
+//
 // States move one way. The control plane alone says what is desired, the agent
 // alone says what is observed.
 package lifecycle

@@ -29,6 +29,13 @@ type Record struct {
 	Assignment fleet.Assignment
 	Phase      Phase
 	Reports    reports.Queue
+	// Running is when the task was first seen running.
+	Running time.Time
+	// Health and Checked are what its checks said last.
+	Health  fleet.TaskHealth
+	Checked fleet.CheckResult
+	// Verdict is why the agent itself ends the task; zero when it was asked to.
+	Verdict Verdict
 	// Freed: the container was removed after the end.
 	Freed bool
 	// Acked is the generation in which the control plane saw the task end;
@@ -78,6 +85,16 @@ type (
 	}
 	// Removed is the executor's answer to Remove.
 	Removed struct{ Task fleet.TaskID }
+	// Probed is the answer to Probe.
+	Probed struct {
+		Task   fleet.TaskID
+		Health bool
+		Result fleet.CheckResult
+		// Unable: the task could not be asked, which is not its fault.
+		Unable bool
+		// Text says why there is no better result, for people.
+		Text string
+	}
 	// Tick: time passes. Once a second is right.
 	Tick struct{}
 )
@@ -91,6 +108,7 @@ func (Acked) event()        {}
 func (Started) event()      {}
 func (Exited) event()       {}
 func (Removed) event()      {}
+func (Probed) event()       {}
 func (Tick) event()         {}
 
 // Failure tells why a start failed, as far as it matters here.
@@ -124,6 +142,13 @@ type (
 		Task  fleet.TaskID
 		Grace time.Duration
 	}
+	// Probe asks a running task how it is; answered by Probed. Health: the
+	// check is the task's health check, not the other one.
+	Probe struct {
+		Task   fleet.TaskID
+		Health bool
+		Check  fleet.Check
+	}
 	// Remove asks the executor to remove the container; answered by Removed.
 	// A Task without a record is an orphan.
 	Remove struct{ Task fleet.TaskID }
@@ -142,6 +167,7 @@ func (Forget) action()   {}
 func (Start) action()    {}
 func (Wait) action()     {}
 func (Stop) action()     {}
+func (Probe) action()    {}
 func (Remove) action()   {}
 func (Pull) action()     {}
 func (Report) action()   {}
@@ -194,7 +220,7 @@ func (a *Agent) Step(now time.Time, ev Event) []Action {
 		a.desired(now, ev.Desired)
 	case Acked:
 		a.acked(ev)
-	case Started, Exited, Removed:
+	case Started, Exited, Removed, Probed:
 		a.executor(now, ev)
 	case Tick:
 		a.tick(now)
@@ -354,6 +380,10 @@ func (a *Agent) executor(now time.Time, ev Event) {
 	case Exited:
 		if t := a.tasks[ev.Task]; t != nil {
 			t.exited(a, ev)
+		}
+	case Probed:
+		if t := a.tasks[ev.Task]; t != nil {
+			t.probed(a, now, ev)
 		}
 	case Removed:
 		if t := a.tasks[ev.Task]; t != nil {

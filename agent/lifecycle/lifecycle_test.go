@@ -63,13 +63,23 @@ func (b *bench) step(ev lifecycle.Event) []lifecycle.Action {
 			b.logf("wait %s", a.Task)
 		case lifecycle.Stop:
 			b.logf("stop %s %v", a.Task, a.Grace)
+		case lifecycle.Probe:
+			which := "check"
+			if a.Health {
+				which = "health"
+			}
+			b.logf("probe %s %s %s", a.Task, which, a.Check.Kind)
 		case lifecycle.Remove:
 			b.logf("remove %s", a.Task)
 		case lifecycle.Pull:
 			b.logf("pull %d full=%v", a.Generation, a.Full)
 		case lifecycle.Report:
 			for _, u := range a.Updates {
-				b.logf("report %s#%d %v %s", u.Status.Task, u.Seq, u.Status.State, u.Status.Message)
+				state := u.Status.State.String()
+				if h := u.Status.Health; h != fleet.TaskHealthUnknown {
+					state += " " + h.String()
+				}
+				b.logf("report %s#%d %v %s", u.Status.Task, u.Seq, state, u.Status.Message)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -25,6 +26,8 @@ type task struct {
 	killBy   time.Time     // when the grace period is over, zero while not stopping
 	stopped  time.Time     // when the last Stop was asked for
 	removing time.Time
+	health   asking
+	check    asking
 }
 
 func (t *task) id() fleet.TaskID { return t.Assignment.Task }
@@ -36,7 +39,9 @@ func (t *task) report(st fleet.Status) {
 }
 
 func (t *task) status(now time.Time, s fleet.TaskState, message string) fleet.Status {
-	return fleet.Status{Task: t.id(), State: s, Time: now, Message: message, ExitCode: -1}
+	return fleet.Status{
+		Task: t.id(), State: s, Time: now, Message: message, ExitCode: -1, Health: t.Health, Check: t.Checked,
+	}
 }
 
 func (t *task) start(a *Agent, now time.Time) {
@@ -59,6 +64,7 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 	switch ev.Err {
 	case None:
 		t.Phase = Running
+		t.watch(now)
 		t.report(t.status(now, fleet.TaskRunning, ""))
 		a.do(Wait{t.id()})
 		if t.Assignment.Kill {
@@ -100,7 +106,9 @@ func (t *task) kill(a *Agent, now time.Time, grace time.Duration) {
 
 func (t *task) stop(a *Agent, now time.Time, grace time.Duration) {
 	if t.killBy.IsZero() {
-		t.report(t.status(now, fleet.TaskKilling, ""))
+		st := t.status(now, fleet.TaskKilling, t.Verdict.Text)
+		st.Reason = t.Verdict.Reason
+		t.report(st)
 	}
 	if by := now.Add(grace); t.killBy.IsZero() || by.Before(t.killBy) {
 		t.killBy = by
@@ -115,14 +123,15 @@ func (t *task) exited(a *Agent, ev Exited) {
 		// would let that start make a second one.
 		return
 	}
-	st := fleet.Status{Task: t.id(), Time: ev.Time, ExitCode: ev.ExitCode, Signal: ev.Signal, OOM: ev.OOM}
+	st := t.status(ev.Time, 0, "")
+	st.ExitCode, st.Signal, st.OOM = ev.ExitCode, ev.Signal, ev.OOM
 	switch {
 	case ev.Lost:
 		st.State, st.ExitCode = fleet.TaskLost, -1
 		st.Message, st.Reason = "the container disappeared without an exit status", fleet.ReasonReconciliation
 	case ev.OOM:
 		st.State, st.ExitCode, st.Reason = fleet.TaskFailed, -1, fleet.ReasonMemoryLimit
-		st.Message = fmt.Sprintf("out of memory: the limit is %v MiB", t.Assignment.Resources.Mem)
+		st.Message = t.memoryText()
 	case ev.Signal != 0:
 		st.State, st.ExitCode = fleet.TaskFailed, -1
 		st.Message, st.Reason = fmt.Sprintf("ended by signal %d", ev.Signal), fleet.ReasonCommandFailed
@@ -133,10 +142,19 @@ func (t *task) exited(a *Agent, ev Exited) {
 		st.State, st.Message = fleet.TaskFinished, "exited with code 0"
 	}
 	if t.Assignment.Kill && st.State != fleet.TaskLost {
-		st.State, st.Reason = fleet.TaskKilled, ""
-		st.Message = "stopped on request; " + st.Message
+		v := cmp.Or(t.Verdict, Verdict{fleet.TaskKilled, "", "stopped on request"})
+		st.State, st.Reason = v.State, v.Reason
+		st.Message = v.Text + "; " + st.Message
 	}
 	t.end(a, st)
+}
+
+func (t *task) memoryText() string {
+	limit := fleet.LimitOf(t.Assignment.Spec.Limits.Mem, t.Assignment.Resources.Total().Mem)
+	if limit == fleet.Unlimited {
+		return "out of memory: the machine has no more"
+	}
+	return fmt.Sprintf("out of memory: the limit is %v MiB", limit)
 }
 
 // end records the terminal state and frees the container.
@@ -173,6 +191,7 @@ func (t *task) recover(a *Agent, now time.Time, held bool) {
 // adopt waits for a task that an earlier process of the agent started.
 func (t *task) adopt(a *Agent, now time.Time) {
 	t.dirty = true
+	t.watch(now)
 	a.do(Wait{t.id()})
 	if t.Assignment.Kill {
 		t.killBy = now.Add(t.Assignment.KillGrace) // KILLING was reported before
@@ -185,7 +204,9 @@ func (t *task) tick(a *Agent, now time.Time) {
 	switch {
 	case t.Phase == Starting && !t.inFlight && !now.Before(t.retry):
 		t.start(a, now)
-	case t.Phase == Running && !t.killBy.IsZero() && now.Sub(t.stopped) >= stopEvery:
+	case t.Phase == Running && t.killBy.IsZero():
+		t.live(a, now)
+	case t.Phase == Running && now.Sub(t.stopped) >= stopEvery:
 		t.stopped = now
 		a.do(Stop{t.id(), max(0, t.killBy.Sub(now))})
 	case t.Phase == Ended && !t.Freed && now.Sub(t.removing) >= retryMax:

@@ -87,3 +87,61 @@ func TestIDsAreReproducible(t *testing.T) {
 		t.Fatalf("%q %q", x.ID, y.ID)
 	}
 }
+
+func checked(h fleet.TaskHealth, r fleet.Reason) fleet.Status {
+	return fleet.Status{Task: "t", State: fleet.TaskRunning, Health: h, Reason: r}
+}
+
+// An agent that is alone for a week keeps the last result, not each.
+func TestResultsOfChecksThatWereNeverSentBecomeOne(t *testing.T) {
+	var q reports.Queue
+	q.Add(fleet.Status{Task: "t", State: fleet.TaskRunning})
+	expect(t, q.Due(t0), 1)
+	sent := q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+	expect(t, q.Due(t0), 2)
+	for range 50 {
+		q.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+		q.Add(checked(fleet.TaskHealthy, fleet.ReasonCheckUpdated))
+	}
+	due := q.Due(t0)
+	expect(t, due, 3)
+	if st := due[0].Status; st.Health != fleet.TaskHealthy || st.Reason != fleet.ReasonHealthUpdated {
+		t.Errorf("the last result, as news of the task's health, became %+v", st)
+	}
+	if sent.Status != q.Pending[1].Status {
+		t.Error("an update changed after it was sent")
+	}
+	q.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+	q.Add(fleet.Status{Task: "t", State: fleet.TaskKilled})
+	expect(t, q.Due(t0), 4, 5)
+}
+
+// A queue from the disk may have been sent by the process before.
+func TestResultsFromBeforeARestartAreNotChanged(t *testing.T) {
+	var q reports.Queue
+	q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+	again := reports.Queue{Seq: q.Seq, Pending: q.Pending}
+	again.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+	expect(t, again.Due(t0), 1, 2)
+}
+
+func TestAQueueIsSentNoFurtherThanItsWindow(t *testing.T) {
+	var q reports.Queue
+	for range 100 {
+		q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+		q.Due(t0)
+	}
+	if n := len(q.Pending); n != 17 {
+		t.Fatalf("%d results wait for an acknowledgement, want the window of 16 and the last one", n)
+	}
+	q.Ack(q.Pending[0].ID)
+	expect(t, q.Due(t0), 17)
+}
+
+func TestAnAcknowledgementOfWhatWasNeverSent(t *testing.T) {
+	var q reports.Queue
+	u := q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+	q.Ack(u.ID)
+	q.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+	expect(t, q.Due(t0), 2)
+}

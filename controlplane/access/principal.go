@@ -39,7 +39,7 @@ func (p Principal) String() string {
 // MayUse reports whether p may act in a role, or for a reader, look at what is
 // in it.
 func (p Principal) MayUse(r fleet.Role) bool {
-	return p.AllRoles || slices.ContainsFunc(p.Roles, r.Within)
+	return p.AllRoles || slices.ContainsFunc(p.Roles, r.Descends)
 }
 
 // CheckRole is MayUse with a *Refusal for p.

@@ -71,6 +71,7 @@ type agent struct {
 	reserved []reserve // what its total counts in roles' quota
 	filters  map[*client][]*filter
 	holders  map[fleet.FrameworkID]fleet.Resources
+	marks    []mark // what is kept for whom others ended
 	// asked are those who have had an inverse offer for this window.
 	asked map[fleet.FrameworkID]bool
 }
@@ -116,6 +117,7 @@ type role struct {
 type demand struct {
 	fleet.Demand
 	offered int
+	since   time.Time // it was open, as Preempt saw it
 }
 
 func (d *demand) open() int { return d.Count - d.offered }
@@ -128,7 +130,7 @@ type Allocator struct {
 	frameworks map[fleet.FrameworkID]*framework
 	roles      map[fleet.Role]*role
 	sorter     *sorter // of roles
-	total      vector  // of all agents, whatever its class
+	total      total
 	accounts   map[fleet.Role]*account
 	guarantees int    // roles that have one
 	needed     vector // held back for guarantees
@@ -200,14 +202,15 @@ func (a *Allocator) SetAgent(n Agent) {
 func (a *Allocator) count(ag *agent) {
 	t := &ag.Capacity.Total
 	all := a.names.all(t)
-	a.total.add(&all, 1)
-	a.sorter.totalChanged()
+	a.total.change(&all, 1)
 	ag.hasGPUs, ag.reserved = all.at(iGPUs) > 0, nil
 	for _, p := range t.Parts {
 		if r := p.Class.Role(); r != "" {
 			v := a.names.flat(&p.Resources)
 			ag.reserved = append(ag.reserved, reserve{r, v})
-			a.consume(a.account(r), &v, 1)
+			acc := a.account(r)
+			acc.reserved++
+			a.consume(acc, &v, 1)
 		}
 	}
 	a.countFree(ag, 1)
@@ -216,10 +219,10 @@ func (a *Allocator) count(ag *agent) {
 func (a *Allocator) discount(ag *agent) {
 	a.countFree(ag, -1)
 	all := a.names.all(&ag.Capacity.Total)
-	a.total.add(&all, -1)
-	a.sorter.totalChanged()
+	a.total.change(&all, -1)
 	for _, r := range ag.reserved {
 		acc := a.account(r.role)
+		acc.reserved--
 		a.consume(acc, &r.amount, -1)
 		a.closeAccount(acc)
 	}

@@ -264,38 +264,3 @@ func TestNothingIsOversold(t *testing.T) {
 		}
 	})
 }
-
-// BenchmarkRound is the allocation round of the README's figure: all agents
-// free, every framework wanting anything, one role per ten frameworks.
-func BenchmarkRound(b *testing.B) {
-	for _, s := range []struct{ agents, frameworks int }{{1000, 100}, {10000, 1000}} {
-		for _, kind := range []string{"standing", "demand"} {
-			b.Run(fmt.Sprintf("agents=%d/frameworks=%d/%s", s.agents, s.frameworks, kind), func(b *testing.B) {
-				a := allocator.New(allocator.Options{})
-				for i := range s.agents {
-					a.SetAgent(agent(fmt.Sprintf("agent-%05d", i), 24, 4096))
-				}
-				for i := range s.frameworks {
-					f, r := fleet.FrameworkID(fmt.Sprintf("f%04d", i)), fleet.Role(fmt.Sprintf("r%03d", i/10))
-					if kind == "standing" {
-						a.SetStanding(f, r, true)
-						continue
-					}
-					a.SetDemands(f, r, []fleet.Demand{{Name: "d", Role: r, Need: need(24, 4096), Count: s.agents}})
-				}
-				for b.Loop() {
-					gs := a.Allocate(t0)
-					b.StopTimer()
-					if len(gs) != s.agents {
-						b.Fatalf("%d grants", len(gs))
-					}
-					for _, g := range gs {
-						a.Settle(g.Framework, g.Role, g.Demand, g.Units)
-						a.Recover(g.Framework, g.Role, g.Agent, g.Resources, true)
-					}
-					b.StartTimer()
-				}
-			})
-		}
-	}
-}

@@ -43,9 +43,9 @@ func (a *Allocator) SetFramework(info fleet.FrameworkInfo) error {
 	return nil
 }
 
-// Check reports what is wrong with a framework's description, before anything
-// is decided on it.
-func (*Allocator) Check(info fleet.FrameworkInfo) error {
+// CheckFramework reports what is wrong with a framework's description, before
+// anything is decided on it.
+func CheckFramework(info fleet.FrameworkInfo) error {
 	for _, r := range sorted(info.Constraints) {
 		if _, err := compile(info.Constraints[r]); err != nil {
 			return err
@@ -108,7 +108,7 @@ func (a *Allocator) SetDemands(f fleet.FrameworkID, r fleet.Role, demands []flee
 		d := &demand{Demand: n}
 		was := 0
 		if o := old[n.Name]; o != nil {
-			d.offered, was = o.offered, o.open()
+			d.offered, d.since, was = o.offered, o.since, o.open()
 		}
 		if d.open() > max(was, 0) {
 			a.retry(c)

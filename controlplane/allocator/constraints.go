@@ -18,18 +18,18 @@ func compile(groups fleet.OfferConstraints) (matcher, error) {
 	if len(groups) == 0 {
 		return nil, nil
 	}
-	any := make([][]matcher, len(groups))
+	alternatives := make([][]matcher, len(groups))
 	for i, g := range groups {
 		for _, c := range g {
 			m, err := compileOne(c)
 			if err != nil {
 				return nil, err
 			}
-			any[i] = append(any[i], m)
+			alternatives[i] = append(alternatives[i], m)
 		}
 	}
 	return func(ag *Agent) bool {
-		for _, all := range any {
+		for _, all := range alternatives {
 			ok := true
 			for _, m := range all {
 				ok = ok && m(ag)

@@ -139,7 +139,7 @@ func (s *search) next(r *round, c *client) (*agent, fleet.Resources) {
 
 // unit takes one unit of a need from an agent, where it fits and may be given.
 func (r *round) unit(c *client, ag *agent, n fleet.Need) (fleet.Resources, bool) {
-	free := c.usable(ag.free)
+	free := c.usable(r.visible(c, ag))
 	if lacking(ag, n, free) != nothing || c.excludes(ag, r.opt.ShowGPUs) != "" {
 		return fleet.Resources{}, false
 	}

@@ -364,7 +364,7 @@ func (h *harness) expectShare(op step) {
 		}
 		return
 	}
-	s := h.a.names.dominant(&r.leaf.alloc, &h.a.total, fleet.Whole(1))
+	s := h.a.names.dominant(&r.leaf.alloc, &h.a.total.vector, fleet.Whole(1))
 	if got := float64(s.num) / float64(s.den); math.Abs(got-*op.Dominant) > 1e-6 {
 		h.t.Fatalf("step %d: share %v of role %s, want %v", h.step, got, op.Role, *op.Dominant)
 	}

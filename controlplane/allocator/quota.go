@@ -19,6 +19,7 @@ type account struct {
 	guaranteed bool // some guarantee is not zero
 	limit      vector
 	limited    []int // names with a limit; 0 is one
+	reserved   int   // agents that have something reserved for the role
 	consumed   vector
 	// below is what the children need held back, needed what the whole subtree
 	// does: the larger of the role's own open guarantee and below, by name.
@@ -158,6 +159,31 @@ func (acc *account) limiting(i int, n int64) *account {
 	return nil
 }
 
+// exhausted reports whether quota leaves a standing client nothing that is
+// worth offering, on whatever agent. Within a round that does not change again.
+func (a *Allocator) exhausted(c *client) bool {
+	acc := c.role.account
+	if len(c.min) == 0 || c.framework.revocable || !a.bound(acc) {
+		return false
+	}
+	for at := acc; at != nil; at = at.parent {
+		if at.reserved > 0 {
+			return false
+		}
+	}
+	for _, alternative := range c.min {
+		reachable := true
+		for _, q := range alternative {
+			got := a.permit(c, a.names.of(q.Name), int64(q.Amount), false)
+			reachable = reachable && got >= int64(q.Amount)
+		}
+		if reachable {
+			return false
+		}
+	}
+	return true
+}
+
 // Exceeds reports whether a role or one above it holds more than its limit.
 func (a *Allocator) Exceeds(r fleet.Role) bool {
 	for at := a.account(r); at != nil; at = at.parent {
@@ -192,27 +218,37 @@ func (a *Allocator) bound(acc *account) bool {
 	return false
 }
 
-// permit returns how much of n of a name the role may be given in a stage, and
-// notes the client where quota is what keeps it from more.
-func (a *Allocator) permit(c *client, i int, n int64, s stage) int64 {
+// allows is how much of n of a name quota lets a role be given, with its open
+// guarantee or beyond it only, and how much of that the guarantee covers.
+func (a *Allocator) allows(acc *account, i int, n int64, guarantee bool) (got, guaranteed int64) {
+	room := acc.room(i)
+	if guarantee {
+		guaranteed = min(n, room, acc.open(i))
+	}
+	return guaranteed + min(n-guaranteed, room-guaranteed, a.spare(i)), guaranteed
+}
+
+// permit returns how much of n of a name the role may be given, with its open
+// guarantee or beyond it only, and notes the client where quota is what keeps it
+// from more.
+func (a *Allocator) permit(c *client, i int, n int64, guarantee bool) int64 {
 	if n == 0 {
 		return 0
 	}
 	acc := c.role.account
-	room := acc.room(i)
-	var guaranteed int64
-	if s == guarantees {
-		guaranteed = min(n, room, acc.open(i))
+	got, guaranteed := a.allows(acc, i, n, guarantee)
+	if got == n {
+		return n
 	}
-	got := guaranteed + min(n-guaranteed, room-guaranteed, a.spare(i))
-	if got < n {
-		if at := acc.limiting(i, n); at != nil {
+	if a.spare(i) < n-guaranteed {
+		a.held[c] = true
+	}
+	for at := acc; at != nil; at = at.parent {
+		if slices.Contains(at.limited, i) && at.limit.at(i)-at.consumed.at(i) < n {
 			if at.cut == nil {
 				at.cut = map[*client]bool{}
 			}
 			at.cut[c] = true
-		} else {
-			a.held[c] = true
 		}
 	}
 	return got
@@ -221,15 +257,23 @@ func (a *Allocator) permit(c *client, i int, n int64, s stage) int64 {
 // cut shortens the unreserved resources r to what quota permits. A GPU or a
 // mounted disk is given whole or not at all; ports are not counted.
 func (a *Allocator) cut(c *client, r fleet.Resources, s stage) fleet.Resources {
-	if !a.bound(c.role.account) {
+	// In the second stage a guarantee is no reason any more (Mesos): what it did
+	// not take in the first, somebody refused.
+	first := s == guarantees
+	return a.shorten(c.role.account, r, func(i int, n int64) int64 { return a.permit(c, i, n, first) })
+}
+
+// shorten is cut with the say of quota as a function of a name and an amount.
+func (a *Allocator) shorten(acc *account, r fleet.Resources, permit func(i int, n int64) int64) fleet.Resources {
+	if !a.bound(acc) {
 		return r
 	}
 	v := a.names.flat(&r)
 	out := fleet.Resources{Ports: r.Ports}
-	out.CPUs = fleet.Scalar(a.permit(c, iCPUs, v.at(iCPUs), s))
-	out.Mem = fleet.Scalar(a.permit(c, iMem, v.at(iMem), s))
-	out.GPUs = r.GPUs[:a.permit(c, iGPUs, v.at(iGPUs), s)/1000]
-	disk := fleet.Scalar(a.permit(c, iDisk, v.at(iDisk), s))
+	out.CPUs = fleet.Scalar(permit(iCPUs, v.at(iCPUs)))
+	out.Mem = fleet.Scalar(permit(iMem, v.at(iMem)))
+	out.GPUs = r.GPUs[:permit(iGPUs, v.at(iGPUs))/1000]
+	disk := fleet.Scalar(permit(iDisk, v.at(iDisk)))
 	for _, m := range r.Mounts {
 		if m.Size <= disk {
 			out.Mounts = append(out.Mounts, m)
@@ -238,22 +282,22 @@ func (a *Allocator) cut(c *client, r fleet.Resources, s stage) fleet.Resources {
 	}
 	out.Disk = min(r.Disk, disk)
 	for _, x := range r.Custom {
-		if n := a.permit(c, a.names.of(x.Name), int64(x.Amount), s); n > 0 {
+		if n := permit(a.names.of(x.Name), int64(x.Amount)); n > 0 {
 			out.Custom = append(out.Custom, fleet.Amount{Name: x.Name, Amount: fleet.Scalar(n)})
 		}
 	}
 	return out
 }
 
-// permits reports whether quota lets a role take all of v, which must fit into
-// an open guarantee in part at least where the stage is for those.
+// permits reports whether quota lets a role take all of v. In the first stage
+// some of it must be under an open guarantee.
 func (a *Allocator) permits(c *client, v *vector, s stage) bool {
 	acc := c.role.account
 	if !a.bound(acc) {
 		return true
 	}
 	for i := range v.len() {
-		if a.permit(c, i, v.at(i), s) < v.at(i) {
+		if a.permit(c, i, v.at(i), true) < v.at(i) {
 			return false
 		}
 	}

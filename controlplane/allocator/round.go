@@ -264,10 +264,15 @@ func (r *round) divide(ag *agent) {
 			if c.standing && (fresh || c.dirty) {
 				if res, ok := r.offer(c, ag); ok {
 					r.grant(c, ag, res, "")
+				} else if r.stage == fairShare && len(c.demands) == 0 && r.exhausted(c) {
+					n.done = r.number
 				}
 			}
 			return !ag.free.IsZero()
 		})
+		if r.stage == fairShare && ro.sorter.first(r.number) == nil {
+			n.done = r.number
+		}
 		return !ag.free.IsZero()
 	})
 }
@@ -278,13 +283,14 @@ func (r *round) offer(c *client, ag *agent) (fleet.Resources, bool) {
 	if c.excludes(ag, r.opt.ShowGPUs) != "" {
 		return fleet.Resources{}, false
 	}
-	res := r.cut(c, ag.free.Flat(), r.stage)
+	free := r.visible(c, ag)
+	res := r.cut(c, free.Flat(), r.stage)
 	if r.stage == guarantees {
 		if v := r.names.flat(&res); !c.role.account.covers(&v) {
 			return fleet.Resources{}, false
 		}
 	}
-	for _, p := range ag.free.Parts {
+	for _, p := range free.Parts {
 		// A guarantee brings along what is the role's very own; what is above it
 		// belongs to others, too, and is shared fairly.
 		own := p.Class.Role() == c.role.name || p.Class.Role() == ""
@@ -299,18 +305,18 @@ func (r *round) offer(c *client, ag *agent) (fleet.Resources, bool) {
 }
 
 // enough reports whether an offer is worth making.
-func (r *round) enough(c *client, res *fleet.Resources) bool {
+func (a *Allocator) enough(c *client, res *fleet.Resources) bool {
 	if res.IsZero() {
 		return false
 	}
 	if len(c.min) == 0 {
 		return true
 	}
-	v := r.names.all(res)
+	v := a.names.all(res)
 	for _, alternative := range c.min {
 		ok := true
 		for _, q := range alternative {
-			ok = ok && v.at(r.names.of(q.Name)) >= int64(q.Amount)
+			ok = ok && v.at(a.names.of(q.Name)) >= int64(q.Amount)
 		}
 		if ok {
 			return true
@@ -355,6 +361,7 @@ func (r *round) grant(c *client, ag *agent, res fleet.Resources, demand string) 
 	g := Grant{Framework: c.framework.info.ID, Role: c.role.name, Agent: ag.ID, Resources: res, Demand: demand}
 	if demand != "" {
 		g.Units = 1
+		ag.redeem(c, demand)
 	}
 	k := grantKey{c, ag, demand}
 	if i, ok := r.last[k]; ok {

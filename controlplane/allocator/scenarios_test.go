@@ -120,8 +120,7 @@ type bag struct {
 // taken by name from what is there.
 func (b bag) resources(from []gpu.UUID) fleet.Resources {
 	next := 0
-	var make func(b bag) fleet.Resources
-	make = func(b bag) fleet.Resources {
+	flat := func(b bag) fleet.Resources {
 		r := fleet.Resources{CPUs: thousandths(b.CPUs), Mem: thousandths(b.Mem), Disk: thousandths(b.Disk)}
 		for range int(b.GPUs) {
 			id := gpu.UUID(fmt.Sprintf("GPU-%03d", next))
@@ -139,12 +138,12 @@ func (b bag) resources(from []gpu.UUID) fleet.Resources {
 		}
 		return r
 	}
-	r := make(b)
+	r := flat(b)
 	for _, stack := range sorted(b.Reserved) {
-		r = r.Add(make(b.Reserved[stack]).In(fleet.Class{Reserved: reservations(stack)}))
+		r = r.Add(flat(b.Reserved[stack]).In(fleet.Class{Reserved: reservations(stack)}))
 	}
 	if b.Revocable != nil {
-		r = r.Add(make(*b.Revocable).In(fleet.Class{Revocable: true}))
+		r = r.Add(flat(*b.Revocable).In(fleet.Class{Revocable: true}))
 	}
 	return r
 }
@@ -175,7 +174,7 @@ func number(r fleet.Resources) fleet.Resources {
 }
 
 func replaySorter(t *testing.T, s scenario) {
-	var total vector
+	var total total
 	n := newNames(s.Options.Exclude)
 	so := newSorter(n, &total, false)
 	agents := map[string]vector{}
@@ -194,13 +193,12 @@ func replaySorter(t *testing.T, s scenario) {
 		switch op.Op {
 		case "set_total", "remove_total":
 			old := agents[op.Agent]
-			total.add(&old, -1)
+			total.change(&old, -1)
 			delete(agents, op.Agent)
 			if op.Op == "set_total" {
 				agents[op.Agent] = v
-				total.add(&v, 1)
+				total.change(&v, 1)
 			}
-			so.totalChanged()
 		case "add":
 			if op.Weight != nil {
 				so.setWeight(op.Client, thousandths(*op.Weight))

@@ -18,12 +18,23 @@ import (
 // sort.
 type sorter struct {
 	names   *names
-	total   *vector // of the whole fleet, whoever may use it
-	flat    bool    // a path is one name
+	total   *total
+	flat    bool // a path is one name
 	weights map[string]fleet.Scalar
 	root    *node
 	clients map[string]*node
-	epoch   uint64 // of the total
+}
+
+// total is what the whole fleet has, whoever may use it. All sorters share it:
+// when it changes, every share does.
+type total struct {
+	vector
+	epoch uint64 // grows with each change
+}
+
+func (t *total) change(v *vector, sign int64) {
+	t.add(v, sign)
+	t.epoch++
 }
 
 // node is a client (a leaf) or a level above clients.
@@ -58,10 +69,10 @@ type node struct {
 	owner any // what the client stands for
 }
 
-func newSorter(n *names, total *vector, flat bool) *sorter {
+func newSorter(n *names, t *total, flat bool) *sorter {
 	return &sorter{
-		names: n, total: total, flat: flat, weights: map[string]fleet.Scalar{},
-		root: &node{}, clients: map[string]*node{}, epoch: 1,
+		names: n, total: t, flat: flat, weights: map[string]fleet.Scalar{},
+		root: &node{}, clients: map[string]*node{},
 	}
 }
 
@@ -191,9 +202,6 @@ func (s *sorter) levels(path string) []string {
 	return append(out, path)
 }
 
-// totalChanged is called after the total has changed.
-func (s *sorter) totalChanged() { s.epoch++ }
-
 // setActive: inactive clients have no turns; what they hold still counts in
 // the shares of the levels above.
 func (s *sorter) setActive(n *node, on bool) {
@@ -237,7 +245,7 @@ func (s *sorter) unallocated(n *node, v *vector) {
 // place finds where a child stands, if the order is known.
 func (s *sorter) place(n *node) (int, bool) {
 	p := n.parent
-	if p.stale || p.epoch != s.epoch {
+	if p.stale || p.epoch != s.total.epoch {
 		p.stale = true
 		return 0, false
 	}
@@ -253,7 +261,7 @@ func (s *sorter) moved(n *node, from int, known bool) {
 	if !known {
 		return
 	}
-	n.share = s.names.dominant(&n.alloc, s.total, n.weight)
+	n.share = s.names.dominant(&n.alloc, &s.total.vector, n.weight)
 	list := n.parent.children
 	if right := list[from+1:]; len(right) > 0 && order(right[0], n) < 0 {
 		to := from + n.search(right, n)
@@ -284,12 +292,12 @@ func order(x, y *node) int {
 
 // ordered returns the children in order.
 func (s *sorter) ordered(n *node) []*node {
-	if n.stale || n.epoch != s.epoch {
+	if n.stale || n.epoch != s.total.epoch {
 		for _, c := range n.children {
-			c.share = s.names.dominant(&c.alloc, s.total, c.weight)
+			c.share = s.names.dominant(&c.alloc, &s.total.vector, c.weight)
 		}
 		slices.SortFunc(n.children, order)
-		n.stale, n.epoch = false, s.epoch
+		n.stale, n.epoch = false, s.total.epoch
 	}
 	n.moves = 0
 	return n.children

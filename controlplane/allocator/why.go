@@ -44,7 +44,10 @@ func (a *Allocator) reason(now time.Time, c *client, ag *agent, n fleet.Need) st
 	if text := c.excludes(ag, a.opt.ShowGPUs); text != "" {
 		return text
 	}
-	total, free := c.usable(ag.Capacity.Total), c.usable(ag.free)
+	if slices.ContainsFunc(ag.marks, func(m mark) bool { return m.client == c }) {
+		return "room is being made: tasks that it takes precedence over are being stopped there"
+	}
+	total, free := c.usable(ag.Capacity.Total), c.usable(a.visible(c, ag))
 	if l := lacking(ag, n, total); l != nothing {
 		text := l.text(ag, n, total)
 		if lacking(ag, n, ag.Capacity.Total.Total()) == nothing {
@@ -79,15 +82,24 @@ func (a *Allocator) withheld(c *client, res *fleet.Resources) string {
 		if n == 0 {
 			continue
 		}
-		if at := acc.limiting(i, n); at != nil {
-			return fmt.Sprintf("role %s is at its quota: it may have %v %s and holds %v",
-				at.role, fleet.Scalar(at.limit.at(i)), name, fleet.Scalar(at.consumed.at(i)))
+		if text := acc.atLimit(name, i, n); text != "" {
+			return text
 		}
 		if beyond := n - min(n, acc.open(i)); beyond > a.spare(i) {
 			return fmt.Sprintf("what is free of %s is held back for guarantees of other roles", name)
 		}
 	}
 	return ""
+}
+
+// atLimit says which limit leaves the role less than n of a name, if one does.
+func (acc *account) atLimit(name string, i int, n int64) string {
+	at := acc.limiting(i, n)
+	if at == nil {
+		return ""
+	}
+	return fmt.Sprintf("role %s is at its quota: it may have %v %s and holds %v",
+		at.role, fleet.Scalar(at.limit.at(i)), name, fleet.Scalar(at.consumed.at(i)))
 }
 
 // lack is the first thing of a need that an agent cannot give.

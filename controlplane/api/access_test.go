@@ -82,6 +82,7 @@ func (d *doors) submit(t *testing.T, role, name string) {
 const (
 	tokenDoc     = `{"kind":"agent"}`
 	principalDoc = `{"id":"new","kind":"reader"}`
+	reserveDoc   = `{"role":"a","resources":{"cpus":1}}`
 )
 
 func taskIn(role string) string {
@@ -90,7 +91,8 @@ func taskIn(role string) string {
 
 // Every route, for every kind of principal. The columns are nobody, an
 // operator of all roles, one limited to role a, a reader of everything, one of
-// role a, a framework in role a. Task a-1 is in role a/x, b-1 in role b.
+// role a, a framework in role a. Task a-1 is in role a/x, b-1 in role b; so are
+// the outside frameworks fa and fb.
 func TestWhoMayDoWhat(t *testing.T) {
 	for _, tt := range []struct {
 		method, path, doc string
@@ -117,6 +119,25 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"GET", "/v1/agents", "", [6]int{401, 200, 200, 200, 200, 403}},
 		{"GET", "/v1/agents/a1", "", [6]int{401, 200, 200, 200, 200, 403}},
 		{"POST", "/v1/agents/a1/revoke", "", [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/agents/a1/drain", "", [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/agents/a1/deactivate", "", [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/agents/a1/reactivate", "", [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/agents/a1/gone", "", [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/agents/a1/reserve", reserveDoc, [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/agents/a1/unreserve", reserveDoc, [6]int{401, 409, 403, 403, 403, 403}},
+		{"GET", "/v1/maintenance", "", [6]int{401, 200, 200, 200, 200, 403}},
+		{"POST", "/v1/maintenance", `{"agents":["a1"],"start":"2026-03-01T00:00:00Z"}`, [6]int{401, 200, 403, 403, 403, 403}},
+		{"POST", "/v1/maintenance/clear", `{"agents":["a1"]}`, [6]int{401, 200, 403, 403, 403, 403}},
+		{"GET", "/v1/roles", "", [6]int{401, 200, 200, 200, 200, 403}},
+		{"PUT", "/v1/roles/a/x/weight", `{"weight":2}`, [6]int{401, 200, 403, 403, 403, 403}},
+		{"PUT", "/v1/quota", `{"quotas":[{"role":"a","limit":{"cpus":1}}]}`, [6]int{401, 200, 403, 403, 403, 403}},
+		{"DELETE", "/v1/quota/a/x", "", [6]int{401, 404, 403, 403, 403, 403}},
+		{"GET", "/v1/frameworks", "", [6]int{401, 200, 200, 200, 200, 403}},
+		{"GET", "/v1/frameworks/fa", "", [6]int{401, 200, 200, 200, 200, 403}},
+		{"GET", "/v1/frameworks/fb", "", [6]int{401, 200, 404, 200, 404, 403}},
+		{"GET", "/v1/frameworks/fa/why", "", [6]int{401, 200, 200, 200, 200, 200}},
+		{"GET", "/v1/frameworks/fb/why", "", [6]int{401, 200, 404, 200, 404, 404}},
+		{"POST", "/v1/frameworks/fa/teardown", "", [6]int{401, 200, 403, 403, 403, 403}},
 		{"GET", "/v1/offers", "", [6]int{401, 200, 200, 200, 200, 403}},
 		{"GET", "/v1/tokens", "", [6]int{401, 200, 403, 200, 403, 403}},
 		{"POST", "/v1/tokens", tokenDoc, [6]int{401, 201, 403, 403, 403, 403}},
@@ -136,6 +157,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 			d.principal(t, "m", "framework", "a")
 			d.submit(t, "a/x", "a")
 			d.submit(t, "b", "b")
+			d.Register(apitest.Info("fa", "a/x"))
+			d.Register(apitest.Info("fb", "b"))
 			before := d.commands()
 			w := d.ask(id, tt.method, tt.path, tt.doc)
 			if w.Code != tt.want[i] {
@@ -185,6 +208,26 @@ func TestListsShowOnlyOwnRoles(t *testing.T) {
 	var offers client.OfferList
 	if err := json.Unmarshal(d.ask("board-a", "GET", "/v1/offers", "").Body.Bytes(), &offers); err != nil || len(offers.Offers) != 0 {
 		t.Errorf("offers: %+v, %v", offers, err)
+	}
+	d.Register(apitest.Info("fa", "a/x"))
+	d.Register(apitest.Info("fb", "b"))
+	var roles client.RoleList
+	if unmarshal(t, d.ask("board-a", "GET", "/v1/roles", "").Body.Bytes(), &roles); fmt.Sprint(names(roles.Roles)) != "[a a/x]" {
+		t.Errorf("roles: %+v", roles)
+	}
+	var frameworks client.FrameworkList
+	unmarshal(t, d.ask("board-a", "GET", "/v1/frameworks", "").Body.Bytes(), &frameworks)
+	var known []string
+	for _, x := range frameworks.Frameworks {
+		known = append(known, fmt.Sprint(x.ID, x.Tasks))
+	}
+	if got := strings.Join(known, " "); got != "famap[] outsidermap[] runmap[TASK_RUNNING:1]" {
+		t.Errorf("frameworks: %s", got)
+	}
+	w := httptest.NewRecorder()
+	d.local.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/maintenance", strings.NewReader(`{"agents":["a1"],"start":"2026-03-01T00:00:00Z"}`)))
+	if unmarshal(t, d.ask("board-a", "GET", "/v1/offers", "").Body.Bytes(), &offers); len(offers.Inverse) != 0 {
+		t.Errorf("inverse offers: %+v", offers)
 	}
 }
 
@@ -409,5 +452,19 @@ func TestStreamEndsWithTheRevocation(t *testing.T) {
 	})
 	if p := problem(t, err); p.Code != client.CodeNoIdentity || !strings.Contains(p.Detail, "framework/m was revoked at") {
 		t.Errorf("it ended with %+v", p)
+	}
+}
+
+// askLocal sends a request over the replica's socket.
+func (d *doors) askLocal(method, path, doc string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	d.local.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(doc)))
+	return w
+}
+
+func unmarshal(t *testing.T, data []byte, v any) {
+	t.Helper()
+	if err := json.Unmarshal(data, v); err != nil {
+		t.Error(err)
 	}
 }

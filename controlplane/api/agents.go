@@ -28,26 +28,47 @@ func (h *handler) listAgents(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, list)
 }
 
+// getAgent answers at once, or when the revision of the agent's drain is not
+// the one that the asker has any more.
 func (h *handler) getAgent(w http.ResponseWriter, r *http.Request) error {
+	p := readParams(r, "after", "wait")
+	wait, after := p.duration("wait", maxWait), p.text("after")
+	if p.err != nil {
+		return p.err
+	}
+	if after == "" {
+		wait = 0
+	}
+	end, left := h.patience(wait)
+	defer left()
+	for {
+		changed := h.changed() // before the look, so that no change is missed
+		doc, err := h.agent(r)
+		if err != nil {
+			return err
+		}
+		d := doc.Drain
+		if wait == 0 || d == nil || !d.Done.IsZero() || d.Revision != after || !h.pause(r.Context(), changed, end, false) {
+			return answer(w, http.StatusOK, doc)
+		}
+	}
+}
+
+func (h *handler) agent(r *http.Request) (doc client.Agent, err error) {
 	soft, err := h.b.Soft(r.Context())
 	if err != nil {
-		return err
+		return doc, err
 	}
-	var doc *client.Agent
-	now, id := h.Now(), fleet.AgentID(r.PathValue("id"))
+	now, id, known := h.Now(), fleet.AgentID(r.PathValue("id")), false
 	err = h.b.Read(r.Context(), func(st *state.State) {
 		if a := st.Agents[id]; a != nil {
-			d := agentDoc(now, a, soft.Agents[id], held(st, access.From(r.Context())))
-			doc = &d
+			doc, known = agentDoc(now, a, soft.Agents[id], held(st, access.From(r.Context()))), true
 		}
 	})
-	switch {
-	case err != nil:
-		return err
-	case doc == nil:
-		return notFound("agent", string(id), "tender agents")
+	if err == nil && !known {
+		err = notFound("agent", string(id), "tender agents")
 	}
-	return answer(w, http.StatusOK, *doc)
+	return doc, err
 }
 
 func (h *handler) revokeAgent(w http.ResponseWriter, r *http.Request) error {
@@ -73,6 +94,9 @@ func (h *handler) listOffers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	list := client.OfferList{Offers: []client.Offer{}}
+	if list.Inverse, err = h.inverseOffers(r.Context()); err != nil {
+		return err
+	}
 	who := access.From(r.Context())
 	for _, o := range soft.Offers {
 		if who.MayUse(o.Role) {

@@ -6,8 +6,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
@@ -31,9 +31,12 @@ type Backend interface {
 	Stale(fn func(*state.State))
 	// Soft is the leader's knowledge that is not replicated.
 	Soft(ctx context.Context) (Soft, error)
-	// Why says what each agent lacks for a waiting task; never, that no agent
-	// could hold it even if it were empty.
-	Why(ctx context.Context, id fleet.TaskID) (refusals []allocator.Refusal, never bool, err error)
+	// Ask calls look in the leader's loop, between two steps: look must not
+	// change anything, nor take long.
+	Ask(ctx context.Context, look func(*leader.Leader)) error
+	// Reserve has the leader make or end reservations of an agent, and waits for
+	// the outcome; Seq is the replica's to set.
+	Reserve(ctx context.Context, ev leader.Reserve) (state.Result, error)
 	// Logs reads a task's output through its agent's session and hands it to
 	// emit until it is complete, emit fails or ctx ends. emit must not keep the
 	// data.

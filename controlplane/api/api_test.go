@@ -297,6 +297,7 @@ func TestAgents(t *testing.T) {
 		CertNotAfter: apitest.Epoch.Add(71 * time.Hour), CertDaysLeft: &two,
 		Total: client.Resources{CPUs: "8", Mem: "16384", Disk: "100000", GPUs: []string{"GPU-1"}},
 		Free:  &client.Resources{CPUs: "7", Mem: "16384", Disk: "100000", GPUs: []string{}},
+		Used:  client.Resources{CPUs: "1", Mem: "0", Disk: "0", GPUs: []string{"GPU-1"}}, Availability: client.AgentActive,
 		GPUs: []client.GPU{
 			{UUID: "GPU-1", Model: "NVIDIA RTX A6000", Memory: 49140, Compute: "8.6", Driver: "570.00", Health: "healthy", Task: task.ID},
 			{UUID: "GPU-2", Model: "NVIDIA RTX A6000", Memory: 49140, Compute: "8.6", Driver: "570.00", Health: "unhealthy", Reason: "XID 79"},
@@ -332,11 +333,11 @@ func TestOffers(t *testing.T) {
 	f, c := newFleet(t)
 	f.AddAgent("a1", apitest.Capacity(2, 1024, device(1)), fleet.Agent{Site: "lab"})
 	f.Subscribe("outsider")
-	offers, err := c.Offers(t.Context())
-	if err != nil || len(offers) != 1 {
-		t.Fatalf("offers: %+v, %v", offers, err)
+	list, err := c.Offers(t.Context())
+	if err != nil || len(list.Offers) != 1 || list.Inverse == nil {
+		t.Fatalf("offers: %+v, %v", list, err)
 	}
-	o := offers[0]
+	o := list.Offers[0]
 	if o.ID != "o1-1" || o.Framework != "outsider" || o.Agent != "a1" || o.Site != "lab" ||
 		o.Resources.CPUs != "2" || len(o.GPUs) != 1 || !o.Expires.Equal(apitest.Epoch.Add(30*time.Second)) {
 		t.Errorf("got %+v", o)

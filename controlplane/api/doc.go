@@ -17,8 +17,27 @@
 //	POST /tasks/ID/stop        {"grace": "10s"}
 //	GET  /tasks/ID/why         what each agent lacks for a waiting task
 //	GET  /tasks/ID/logs        ?follow= &tail= &stdout= &stderr=; JSON lines
-//	GET  /agents, /agents/ID   POST /agents/ID/revoke
-//	GET  /offers               the offers that are out
+//	GET  /agents, /agents/ID   ?after=REVISION&wait=30s waits for its drain
+//	POST /agents/ID/revoke     ban its identity
+//	POST /agents/ID/drain      {"max_grace": "30s", "mark_gone": false}
+//	POST /agents/ID/deactivate, /agents/ID/reactivate, /agents/ID/gone
+//	POST /agents/ID/reserve, /agents/ID/unreserve
+//	                           {"role": "a", "resources": {"cpus": 2, "gpus": 1}};
+//	                           409 for more than tasks leave free
+//	GET  /maintenance          POST /maintenance
+//	                           {"agents": ["a1"], "start": TIME, "duration": "2h"}
+//	POST /maintenance/clear    {"agents": ["a1"]}
+//	GET  /offers               the offers and inverse offers that are out
+//	GET  /roles                weight, quota, what is consumed, dominant share
+//	PUT  /roles/ROLE/weight    {"weight": 2.5}; a ROLE may have slashes
+//	PUT  /quota                {"quotas": [{"role": "a", "guarantee": {"cpus": 10},
+//	                           "limit": {"mem": "64G"}}], "force": false}: all or
+//	                           none; 409 for guarantees beyond the fleet, 422 for
+//	                           what cannot be
+//	DELETE /quota/ROLE         ends a role's quota
+//	GET  /frameworks           ?all=; schedulers, built in and outside
+//	GET  /frameworks/ID        POST /frameworks/ID/teardown
+//	GET  /frameworks/ID/why    what keeps offers from it, by reason
 //	GET  /tokens               POST /tokens, DELETE /tokens/ID
 //	GET  /principals           POST /principals, POST /principals/ID/revoke
 //	GET  /audit                ?limit= &by=; who asked for what

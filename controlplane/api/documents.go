@@ -22,11 +22,15 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		State: t.State.String(), Message: t.Status.Message, Reason: string(t.Status.Reason),
 		Signal: t.Status.Signal, OOM: t.Status.OOM, ExitCode: exitCode(t.Status),
 		Stopping: t.Kill && !t.State.Terminal(), Waiting: w, Agent: string(t.Agent),
+		Priority: t.Standing.Priority, Revocable: t.Standing.Revocable, Preempted: t.Preempted,
 		Submitted: utc(t.Submitted), Launched: utc(t.Launched), Ended: utc(t.Ended),
 		Needs: needsDoc(t.Need), Image: t.Spec.Image, Command: t.Spec.Command,
 		Env:     slices.Sorted(maps.Keys(t.Spec.Env)),
 		WorkDir: t.Spec.WorkDir, User: t.Spec.User, ReadOnly: t.Spec.ReadOnly,
 		Network: string(t.Spec.Network), PIDs: t.Spec.PIDs, KillGrace: client.Duration(t.Spec.KillGrace),
+		Health: healthDoc(t.Status.Health), CheckResult: resultDoc(t.Status.Check),
+		HealthCheck: checkDoc(t.Spec.Health, true), Check: checkDoc(t.Spec.Check, false),
+		MaxTime: client.Duration(t.Spec.MaxCompletion), CPULimit: client.LimitOf(t.Spec.Limits.CPUs), MemLimit: client.LimitOf(t.Spec.Limits.Mem),
 	}
 	if t.State == fleet.TaskUnreachable {
 		d.Message, d.Reason = "the agent does not answer; the task may still run there", string(fleet.ReasonAgentLost)
@@ -39,7 +43,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		for _, s := range t.History {
 			d.History = append(d.History, client.Status{
 				Time: utc(s.Time), State: s.State.String(), Message: s.Message, Reason: string(s.Reason),
-				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM,
+				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM, Health: healthDoc(s.Health), CheckResult: resultDoc(s.Check),
 			})
 		}
 	}
@@ -72,31 +76,77 @@ func needsDoc(n fleet.Need) client.Needs {
 	}
 }
 
+// resourcesDoc counts everything in r, whatever its class, and says which parts
+// are not for everybody.
 func resourcesDoc(r fleet.Resources) client.Resources {
-	gpus := make([]string, len(r.GPUs))
-	for i, g := range r.GPUs {
+	all := r.Total()
+	gpus := make([]string, len(all.GPUs))
+	for i, g := range all.GPUs {
 		gpus[i] = string(g)
 	}
-	return client.Resources{
-		CPUs: client.AmountOf(r.CPUs), Mem: client.AmountOf(r.Mem), Disk: client.AmountOf(r.Disk), GPUs: gpus,
+	d := client.Resources{
+		CPUs: client.AmountOf(all.CPUs), Mem: client.AmountOf(all.Mem), Disk: client.AmountOf(all.Quantity("disk")),
+		GPUs: gpus, Ports: all.Ports.String(),
 	}
+	for _, a := range all.Custom {
+		if d.Custom == nil {
+			d.Custom = client.Quantities{}
+		}
+		d.Custom[a.Name] = client.AmountOf(a.Amount)
+	}
+	for _, p := range r.Parts {
+		part := client.Reserved{Role: string(p.Class.Role()), Revocable: p.Class.Revocable, Resources: resourcesDoc(p.Resources)}
+		if n := len(p.Class.Reserved); n > 0 {
+			top := p.Class.Reserved[n-1]
+			part.Dynamic, part.Principal = top.Dynamic, top.Principal
+			for _, l := range top.Labels {
+				if part.Labels == nil {
+					part.Labels = map[string]string{}
+				}
+				part.Labels[l.Key] = l.Value
+			}
+		}
+		d.Reserved = append(d.Reserved, part)
+	}
+	return d
 }
 
-// holdings is which tasks hold resources of which agent, and which GPU.
+// holdings is which tasks hold resources of which agent, and which GPU. What
+// they are together counts all tasks, named or not.
 type holdings struct {
 	tasks map[fleet.AgentID][]string
 	gpus  map[gpu.UUID]string
+	used  map[fleet.AgentID]fleet.Resources
+	// count is the number of tasks that have not ended, updates of those that
+	// have and whose framework does not know.
+	count, updates map[fleet.AgentID]int
 }
 
 // held are the tasks on agents, those that the asker may know.
 func held(st *state.State, who access.Principal) holdings {
-	h := holdings{map[fleet.AgentID][]string{}, map[gpu.UUID]string{}}
+	h := holdings{
+		map[fleet.AgentID][]string{},
+		map[gpu.UUID]string{},
+		map[fleet.AgentID]fleet.Resources{},
+		map[fleet.AgentID]int{},
+		map[fleet.AgentID]int{},
+	}
 	for _, t := range st.Tasks {
-		if !t.Held() || !who.MayUse(t.Role) {
+		switch {
+		case t.Held():
+			h.used[t.Agent] = h.used[t.Agent].Add(t.Resources)
+			h.count[t.Agent]++
+		case len(t.Pending) > 0:
+			h.updates[t.Agent]++
+			continue
+		default:
+			continue
+		}
+		if !who.MayUse(t.Role) {
 			continue
 		}
 		h.tasks[t.Agent] = append(h.tasks[t.Agent], string(t.ID))
-		for _, g := range t.Resources.GPUs {
+		for _, g := range t.Resources.Total().GPUs {
 			h.gpus[g] = string(t.ID)
 		}
 	}
@@ -108,13 +158,20 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 		ID: string(a.ID), Site: string(a.Site), Labels: a.Labels, Hostname: a.Hostname,
 		State: client.AgentDisconnected, Link: soft.Link, Remote: soft.Remote, Version: soft.Version,
 		Joined: utc(a.Joined), Since: utc(soft.Since), LastSeen: utc(soft.LastSeen), CertNotAfter: utc(a.CertNotAfter),
-		Total: resourcesDoc(a.Capacity.Total), GPUs: []client.GPU{}, Tasks: []string{},
+		Total: resourcesDoc(a.Total()), Used: resourcesDoc(h.used[a.ID]), GPUs: []client.GPU{}, Tasks: []string{},
+		Availability: availability(now, a), Drain: drainDoc(a.Drain, h.count[a.ID], h.updates[a.ID]),
+	}
+	if a.Window != nil && !a.Revoked {
+		w := windowDoc(now, a)
+		d.Maintenance = &w
 	}
 	if !a.CertNotAfter.IsZero() {
 		days := int(math.Floor(a.CertNotAfter.Sub(now).Hours() / 24))
 		d.CertDaysLeft = &days
 	}
 	switch {
+	case !a.Gone.IsZero():
+		d.State = client.AgentGone
 	case a.Revoked:
 		d.State = client.AgentRevoked
 	case soft.Connected:

@@ -58,7 +58,7 @@ func Handler(b Backend, o Options) http.Handler {
 	mux.Handle("GET /v1/tasks/{id}/why", h.leader(access.SeeTasks, callTime, h.why))
 	mux.Handle("GET /v1/tasks/{id}/logs", h.leader(access.SeeTasks, 0, h.logs))
 	mux.Handle("GET /v1/agents", h.leader(access.SeeFleet, callTime, h.listAgents))
-	mux.Handle("GET /v1/agents/{id}", h.leader(access.SeeFleet, callTime, h.getAgent))
+	mux.Handle("GET /v1/agents/{id}", h.leader(access.SeeFleet, maxWait+callTime, h.getAgent))
 	mux.Handle("POST /v1/agents/{id}/revoke", h.leader(access.Administer, callTime, h.revokeAgent))
 	mux.Handle("GET /v1/offers", h.leader(access.SeeFleet, callTime, h.listOffers))
 	mux.Handle("GET /v1/tokens", h.leader(access.SeeRecords, callTime, h.listTokens))
@@ -69,12 +69,37 @@ func Handler(b Backend, o Options) http.Handler {
 	mux.Handle("POST /v1/principals/{id}/revoke", h.leader(access.Administer, callTime, h.revokePrincipal))
 	mux.Handle("GET /v1/whoami", h.leader(access.Look, callTime, h.whoami))
 	mux.Handle("GET /v1/audit", h.leader(access.SeeRecords, callTime, h.listAudit))
+	h.operate(mux)
 	mux.Handle("/", h.any(access.Look, func(_ http.ResponseWriter, r *http.Request) error {
 		return client.NewProblem(client.CodeNotFound, "see the list of routes in the manual", "there is no %s %s in this API", r.Method, r.URL.Path)
 	}))
 	// A browser with an operator's certificate must not be made to act by
 	// somebody else's page.
 	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+// operate adds the routes of those who run the fleet.
+func (h *handler) operate(mux *http.ServeMux) {
+	see := func(do route) http.Handler { return h.leader(access.SeeFleet, callTime, do) }
+	do := func(do route) http.Handler { return h.leader(access.Administer, callTime, do) }
+	mux.Handle("GET /v1/roles", see(h.listRoles))
+	mux.Handle("PUT /v1/roles/{role...}", do(h.putRole))
+	mux.Handle("PUT /v1/quota", do(h.setQuota))
+	mux.Handle("DELETE /v1/quota/{role...}", do(h.clearQuota))
+	mux.Handle("POST /v1/agents/{id}/drain", do(h.onAgent(h.drainAgent)))
+	mux.Handle("POST /v1/agents/{id}/deactivate", do(h.onAgent(h.deactivateAgent)))
+	mux.Handle("POST /v1/agents/{id}/reactivate", do(h.onAgent(h.reactivateAgent)))
+	mux.Handle("POST /v1/agents/{id}/gone", do(h.onAgent(h.agentGone)))
+	mux.Handle("POST /v1/agents/{id}/reserve", do(h.onAgent(h.reserve(false))))
+	mux.Handle("POST /v1/agents/{id}/unreserve", do(h.onAgent(h.reserve(true))))
+	mux.Handle("GET /v1/maintenance", see(h.listMaintenance))
+	mux.Handle("POST /v1/maintenance", do(h.setMaintenance))
+	mux.Handle("POST /v1/maintenance/clear", do(h.clearMaintenance))
+	mux.Handle("GET /v1/frameworks", see(h.listFrameworks))
+	mux.Handle("GET /v1/frameworks/{id}", see(h.getFramework))
+	mux.Handle("POST /v1/frameworks/{id}/teardown", do(h.teardownFramework))
+	// Like the same question about a task: it is for those whose work waits.
+	mux.Handle("GET /v1/frameworks/{id}/why", h.leader(access.SeeTasks, callTime, h.whyFramework))
 }
 
 // newID adds 40 bits of chance, enough for the tasks that one fleet remembers.

@@ -45,6 +45,10 @@ func TestSubmitIsStrict(t *testing.T) {
 		{"cpus", `{"image":"i","cpus":"many"}`, `cpus: "many" is not a number of zero or more`, 422},
 		{"exponent", `{"image":"i","cpus":1e3}`, `cpus: "1e3" is not a number of zero or more`, 422},
 		{"mem", `{"image":"i","mem":"1X"}`, `mem: "1X" is not an amount of memory; write 512 (MiB), 512M, 2G or 1.5G`, 422},
+		{"health check", `{"image":"i","cpus":1,"health_check":{"kind":"PING"}}`, `health check: kind "PING": use COMMAND, HTTP or TCP`, 422},
+		{"check with a grace period", `{"image":"i","cpus":1,"check":{"kind":"TCP","port":1,"grace":"1s"}}`, "check: it only reports what it finds: accepted statuses, a number of failures and a grace period are for a health check", 422},
+		{"limit", `{"image":"i","cpus":2,"cpu_limit":1}`, "cpu limit 1 is less than the 2 that the task asks for; a limit lets it take more, never less", 422},
+		{"limit that is none", `{"image":"i","cpus":2,"mem_limit":"lots"}`, `mem_limit: "lots" is not an amount of memory; write 512 (MiB), 512M, 2G or 1.5G; or write unlimited`, 422},
 		{"nothing", `{"image":"i"}`, "the task asks for no cpus, memory or gpus; ask for at least one of them", 422},
 		{"role", `{"image":"i","cpus":1,"role":"A b"}`, `role "A b": use lower-case letters, digits, '-', '_' and '.', beginning with a letter or digit`, 422},
 	} {

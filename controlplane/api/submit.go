@@ -58,12 +58,19 @@ func submission(in client.Submit) (state.Submit, error) {
 	if c.Spec.Name == "" {
 		c.Spec.Name = nameOf(in.Image)
 	}
+	c.Standing = fleet.Standing{Priority: in.Priority, Revocable: in.Revocable}
 	need, err := needOf(in)
 	if err != nil {
 		return c, err
 	}
 	c.Need = need
-	for _, err := range []error{fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need)} {
+	if err := lifeOf(in, &c.Spec); err != nil {
+		return c, err
+	}
+	for _, err := range []error{
+		fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need), fleet.CheckTaskLimits(c.Spec.Limits, need.CPUs, need.Mem),
+		fleet.CheckStanding(c.Standing),
+	} {
 		if err != nil {
 			return c, err
 		}

@@ -79,16 +79,11 @@ func (h *handler) getTask(w http.ResponseWriter, r *http.Request) error {
 	if p.err != nil {
 		return p.err
 	}
-	if wait > 0 && after != "" {
-		select {
-		case h.waiting <- struct{}{}:
-			defer func() { <-h.waiting }()
-		default:
-			wait = 0 // the asker comes back: it only sees changes later
-		}
+	if after == "" {
+		wait = 0
 	}
-	end := time.NewTimer(wait)
-	defer end.Stop()
+	end, left := h.patience(wait)
+	defer left()
 	var why explained
 	var asked time.Time
 	for {
@@ -108,10 +103,29 @@ func (h *handler) getTask(w http.ResponseWriter, r *http.Request) error {
 			why = explained{}
 		}
 		doc := taskDoc(t, why.waiting, true)
-		if after == "" || doc.Revision != after || wait == 0 || t.State.Terminal() || !h.pause(r.Context(), changed, end.C, t.Waiting()) {
+		if doc.Revision != after || wait == 0 || t.State.Terminal() || !h.pause(r.Context(), changed, end, t.Waiting()) {
 			return answer(w, http.StatusOK, doc)
 		}
 	}
+}
+
+// patience starts the time that a request may wait for a change; left must be
+// called when it waits no more. Where too many wait there is none: the asker
+// comes back, and only sees changes later.
+func (h *handler) patience(wait time.Duration) (end <-chan time.Time, left func()) {
+	if wait > 0 {
+		select {
+		case h.waiting <- struct{}{}:
+			t := time.NewTimer(wait)
+			return t.C, func() {
+				t.Stop()
+				<-h.waiting
+			}
+		default:
+		}
+	}
+	t := time.NewTimer(0)
+	return t.C, func() { t.Stop() }
 }
 
 func (h *handler) changed() <-chan struct{} {

@@ -11,6 +11,7 @@ import (
 	"github.com/tenderfleet/tender/controlplane/access"
 	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/client"
+	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -49,7 +50,10 @@ func (h *handler) find(ctx context.Context, id string) (t *state.Task, err error
 
 func (h *handler) whyWaits(ctx context.Context, t *state.Task) (explained, error) {
 	x := explained{task: t}
-	refusals, never, err := h.b.Why(ctx, t.ID)
+	var refusals []allocator.Refusal
+	var never bool
+	now := h.Now()
+	err := h.b.Ask(ctx, func(l *leader.Leader) { refusals, never = l.Why(now, t.ID) })
 	if err != nil {
 		return x, err
 	}

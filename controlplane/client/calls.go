@@ -140,10 +140,9 @@ func (c *Client) RevokeAgent(ctx context.Context, id string) (Agent, error) {
 	return fetch[Agent](ctx, c, post("/v1/agents/"+url.PathEscape(id)+"/revoke"), nil)
 }
 
-// Offers lists the offers that are out.
-func (c *Client) Offers(ctx context.Context) ([]Offer, error) {
-	l, err := fetch[OfferList](ctx, c, get("/v1/offers", nil), nil)
-	return l.Offers, err
+// Offers lists the offers and inverse offers that are out.
+func (c *Client) Offers(ctx context.Context) (OfferList, error) {
+	return fetch[OfferList](ctx, c, get("/v1/offers", nil), nil)
 }
 
 // Replicas tells how the replica that answers sees the control plane.

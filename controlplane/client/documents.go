@@ -32,21 +32,39 @@ type Submit struct {
 	Agent     string `json:"agent,omitempty"`
 	// Labels are labels that the agent must carry.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Priority, 0 unless it is said: the higher one is placed first, and may
+	// preempt revocable tasks of a lower one.
+	Priority int `json:"priority,omitempty"`
+	// Revocable tasks may be ended for a higher priority or a guarantee.
+	Revocable bool `json:"revocable,omitempty"`
+	// HealthCheck ends a task that is not healthy; Check only reports.
+	HealthCheck *Check `json:"health_check,omitempty"`
+	Check       *Check `json:"check,omitempty"`
+	// MaxTime is how long the task may run, from its start.
+	MaxTime Duration `json:"max_time,omitzero"`
+	// CPULimit and MemLimit are what the task may take beyond CPUs and Mem
+	// while there is more, or Unlimited.
+	CPULimit Amount `json:"cpu_limit,omitempty"`
+	MemLimit Amount `json:"mem_limit,omitempty"`
 }
 
 // Task is one task. Env has no values: they may be secrets.
 type Task struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name"`
-	Framework string     `json:"framework"`
-	Role      string     `json:"role"`
-	State     string     `json:"state"` // TASK_RUNNING, ...
-	Message   string     `json:"message,omitempty"`
-	Reason    string     `json:"reason,omitempty"`
-	ExitCode  *int       `json:"exit_code,omitempty"`
-	Signal    int        `json:"signal,omitempty"`
-	OOM       bool       `json:"out_of_memory,omitempty"`
-	Stopping  bool       `json:"stopping,omitempty"`
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Framework string `json:"framework"`
+	Role      string `json:"role"`
+	State     string `json:"state"` // TASK_RUNNING, ...
+	Message   string `json:"message,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	ExitCode  *int   `json:"exit_code,omitempty"`
+	Signal    int    `json:"signal,omitempty"`
+	OOM       bool   `json:"out_of_memory,omitempty"`
+	Stopping  bool   `json:"stopping,omitempty"`
+	Priority  int    `json:"priority,omitempty"`
+	Revocable bool   `json:"revocable,omitempty"`
+	// Preempted says for what the task was ended, when it was for another's sake.
+	Preempted string     `json:"preempted,omitempty"`
 	Waiting   *Waiting   `json:"waiting,omitempty"`
 	Agent     string     `json:"agent,omitempty"`
 	Submitted time.Time  `json:"submitted"`
@@ -63,7 +81,15 @@ type Task struct {
 	Network   string     `json:"network,omitempty"`
 	PIDs      int64      `json:"pids,omitempty"`
 	KillGrace Duration   `json:"kill_grace,omitzero"`
-	History   []Status   `json:"history,omitempty"`
+	// Health is "healthy" or "unhealthy", or empty while nothing is known.
+	Health      string       `json:"health,omitempty"`
+	CheckResult *CheckResult `json:"check_result,omitempty"`
+	HealthCheck *Check       `json:"health_check,omitempty"`
+	Check       *Check       `json:"check,omitempty"`
+	MaxTime     Duration     `json:"max_time,omitzero"`
+	CPULimit    Amount       `json:"cpu_limit,omitempty"`
+	MemLimit    Amount       `json:"mem_limit,omitempty"`
+	History     []Status     `json:"history,omitempty"`
 	// Revision changes whenever something here does that people wait for.
 	Revision string `json:"revision"`
 }
@@ -83,6 +109,9 @@ type Status struct {
 	ExitCode *int      `json:"exit_code,omitempty"`
 	Signal   int       `json:"signal,omitempty"`
 	OOM      bool      `json:"out_of_memory,omitempty"`
+	// Health and CheckResult are what its checks had said then.
+	Health      string       `json:"health,omitempty"`
+	CheckResult *CheckResult `json:"check_result,omitempty"`
 }
 
 // Waiting says in one line why a task is not placed. Never: no agent could
@@ -106,12 +135,16 @@ type Needs struct {
 }
 
 // Resources is what an agent has, an offer holds or a task uses. Mem and Disk
-// are in MiB, GPUs are UUIDs.
+// are in MiB, GPUs are UUIDs, Ports are ranges: "31000-32000,33000". Reserved
+// says which parts of it are not for everybody.
 type Resources struct {
-	CPUs Amount   `json:"cpus"`
-	Mem  Amount   `json:"mem"`
-	Disk Amount   `json:"disk"`
-	GPUs []string `json:"gpus"`
+	CPUs     Amount     `json:"cpus"`
+	Mem      Amount     `json:"mem"`
+	Disk     Amount     `json:"disk"`
+	GPUs     []string   `json:"gpus"`
+	Ports    string     `json:"ports,omitempty"`
+	Custom   Quantities `json:"custom,omitempty"`
+	Reserved []Reserved `json:"reserved,omitempty"`
 }
 
 // Why says what each agent lacks for a waiting task.
@@ -134,6 +167,7 @@ const (
 	AgentDisconnected = "disconnected"
 	AgentUnreachable  = "unreachable" // away for so long that its tasks are too
 	AgentRevoked      = "revoked"
+	AgentGone         = "gone" // an operator said that it will never be back
 )
 
 // Agent is one machine of the fleet.
@@ -143,6 +177,9 @@ type Agent struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Hostname string            `json:"hostname,omitempty"`
 	State    string            `json:"state"`
+	// Availability says whether it is offered; empty once it is no part of the
+	// fleet any more.
+	Availability string `json:"availability,omitempty"`
 	// Link is what carries its session, such as "quic".
 	Link     string    `json:"link,omitempty"`
 	Remote   string    `json:"remote,omitempty"`
@@ -152,13 +189,17 @@ type Agent struct {
 	LastSeen time.Time `json:"last_seen,omitzero"`
 	// CertDaysLeft counts whole days; it is negative once the certificate has
 	// ended.
-	CertNotAfter time.Time  `json:"cert_not_after,omitzero"`
-	CertDaysLeft *int       `json:"cert_days_left,omitempty"`
-	Total        Resources  `json:"total"`
-	Free         *Resources `json:"free,omitempty"`
-	GPUs         []GPU      `json:"gpus"`
-	Tasks        []string   `json:"tasks"`
-	Readings     *Readings  `json:"readings,omitempty"`
+	CertNotAfter time.Time `json:"cert_not_after,omitzero"`
+	CertDaysLeft *int      `json:"cert_days_left,omitempty"`
+	Total        Resources `json:"total"`
+	// Used is what tasks hold; what is neither used nor free is on offer.
+	Used        Resources  `json:"used"`
+	Free        *Resources `json:"free,omitempty"`
+	GPUs        []GPU      `json:"gpus"`
+	Tasks       []string   `json:"tasks"`
+	Drain       *Drain     `json:"drain,omitempty"`
+	Maintenance *Window    `json:"maintenance,omitempty"`
+	Readings    *Readings  `json:"readings,omitempty"`
 }
 
 // Readings is what an agent last read off its machine.
@@ -272,7 +313,8 @@ type (
 		Agents []Agent `json:"agents"`
 	}
 	OfferList struct {
-		Offers []Offer `json:"offers"`
+		Offers  []Offer        `json:"offers"`
+		Inverse []InverseOffer `json:"inverse_offers"`
 	}
 	TokenList struct {
 		Tokens []Token `json:"tokens"`

@@ -43,10 +43,11 @@ type Run struct {
 
 // group is a set of waiting tasks that need the same, oldest first.
 type group struct {
-	key   string
-	role  fleet.Role
-	need  fleet.Need
-	tasks []fleet.TaskID
+	key      string
+	role     fleet.Role
+	need     fleet.Need
+	priority int
+	tasks    []fleet.TaskID
 }
 
 // NewRun builds the framework from the replicated state. look reads one task
@@ -120,10 +121,11 @@ func (r *Run) add(t *state.Task) {
 	if r.of[t.ID] != "" {
 		return
 	}
-	key := fmt.Sprintf("%s %+v", t.Role, t.Need)
+	// The most urgent group has the lowest key.
+	key := fmt.Sprintf("%s %04d %+v", t.Role, fleet.MaxPriority-t.Standing.Priority, t.Need)
 	g := r.waiting[key]
 	if g == nil {
-		g = &group{key: key, role: t.Role, need: t.Need}
+		g = &group{key: key, role: t.Role, need: t.Need, priority: t.Standing.Priority}
 		r.waiting[key] = g
 	}
 	g.tasks = append(g.tasks, t.ID)
@@ -156,7 +158,7 @@ func (r *Run) demands() []leader.Event {
 	byRole := map[fleet.Role][]fleet.Demand{}
 	for _, k := range state.SortedKeys(r.waiting) {
 		if g := r.waiting[k]; r.changed[g.role] {
-			byRole[g.role] = append(byRole[g.role], fleet.Demand{Name: k, Role: g.role, Need: g.need, Count: len(g.tasks)})
+			byRole[g.role] = append(byRole[g.role], fleet.Demand{Name: k, Role: g.role, Need: g.need, Count: len(g.tasks), Priority: g.priority})
 		}
 	}
 	var out []leader.Event

@@ -14,7 +14,7 @@ import (
 func (l *Leader) refreshAgent(id fleet.AgentID) {
 	rec, a := l.st.Agents[id], l.agents[id]
 	n := allocator.Agent{ID: id, Hostname: rec.Hostname, Site: rec.Site, Labels: rec.Labels, Capacity: rec.Capacity, Unavailable: rec.Window}
-	n.Capacity.Total = rec.Total()
+	n.Capacity.Total = l.foreseen(id, rec.Total())
 	switch {
 	case !rec.Gone.IsZero():
 		n.Inactive = "gone"

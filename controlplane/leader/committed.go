@@ -37,7 +37,7 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.rescindExcess()
 		l.due = true
 	case c.Convert != nil:
-		l.refreshAgent(c.Convert.Agent)
+		l.converted(c.Convert, r)
 	case c.DrainAgent != nil && r.Kind == state.OK:
 		l.retire(c.DrainAgent.Agent)
 	case c.SetActive != nil && r.Kind == state.OK:
@@ -45,6 +45,7 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 	case c.SetMaintenance != nil && r.Kind == state.OK:
 		l.maintained(c.SetMaintenance)
 	case c.Kill != nil:
+		delete(l.preempting, c.Kill.ID)
 		if r.Kind == state.OK && !r.Duplicate {
 			l.killed(c.Kill.ID)
 		}
@@ -161,7 +162,7 @@ func (l *Leader) reached(c *state.Reach, r state.Result) {
 	}
 	for _, id := range state.SortedKeys(a.tasks) {
 		t := l.st.Tasks[id]
-		st := t.Status
+		st := lastSent(t)
 		if !c.Reachable {
 			st = t.History[len(t.History)-1]
 		}

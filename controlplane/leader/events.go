@@ -306,6 +306,9 @@ type Config struct {
 	UnreachableAfter time.Duration
 	// Interval between allocation rounds that nothing else starts; 1 s.
 	Interval time.Duration
+	// Patience is how long a demand waits before tasks are preempted for it;
+	// 5 s by default. Negative: never.
+	Patience time.Duration
 	// Allocator holds the fleet's policy.
 	Allocator allocator.Options
 }
@@ -319,6 +322,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Interval == 0 {
 		c.Interval = time.Second
+	}
+	if c.Patience == 0 {
+		c.Patience = 5 * time.Second
 	}
 	return c
 }

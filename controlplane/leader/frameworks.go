@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -14,6 +15,7 @@ type subscriber struct {
 	connected bool
 	conn      uint64 // of an outside framework
 	outside   bool
+	since     time.Time // it is connected
 	// away is when an outside framework left, or when this leader began.
 	away time.Time
 	// registering is a Register on its way through the trio.
@@ -60,7 +62,7 @@ func (l *Leader) describe(f *state.Framework) {
 }
 
 func (l *Leader) subscribe(ev Subscribe) {
-	l.subs[ev.Framework] = &subscriber{connected: true}
+	l.subs[ev.Framework] = &subscriber{connected: true, since: l.now}
 	for _, r := range ev.Standing {
 		l.alloc.SetStanding(ev.Framework, r, true)
 	}
@@ -73,7 +75,7 @@ func (l *Leader) called(now time.Time, ev Event) {
 	case Register:
 		l.register(now, ev)
 	case UpdateFramework:
-		if s := l.subs[ev.Info.ID]; s != nil && s.connected && l.alloc.Check(ev.Info) == nil {
+		if s := l.subs[ev.Info.ID]; s != nil && s.connected && allocator.CheckFramework(ev.Info) == nil {
 			l.proposeBy(now, ev.By, state.Command{PutFramework: &state.PutFramework{Info: ev.Info, Suppressed: ev.Suppressed}})
 		}
 	case Teardown:
@@ -103,7 +105,7 @@ func (l *Leader) proposeBy(now time.Time, by string, c state.Command) {
 }
 
 func (l *Leader) register(now time.Time, ev Register) {
-	if err := l.alloc.Check(ev.Info); err != nil {
+	if err := allocator.CheckFramework(ev.Info); err != nil {
 		l.do(Registered{ev.Info.ID, ev.Conn, err.Error()})
 		return
 	}
@@ -147,7 +149,7 @@ func (l *Leader) registered(c *state.PutFramework, r state.Result) {
 	}
 	l.describe(l.st.Frameworks[id])
 	if reg != nil {
-		s.connected, s.conn, s.ending = true, reg.Conn, false
+		s.connected, s.conn, s.ending, s.since = true, reg.Conn, false, l.now
 		l.do(Registered{id, reg.Conn, ""})
 		l.alloc.AskAgain(id)
 	}
@@ -324,8 +326,7 @@ func (l *Leader) kill(now time.Time, ev Kill) {
 	l.proposeBy(now, ev.By, state.Command{Kill: &state.Kill{ID: ev.Task, Grace: grace}})
 }
 
-// reconcile answers with what was sent last: what waits behind it comes in its
-// turn. Of a task that it does not know it says what is certain, and nothing
+// reconcile answers with what was sent last. Of a task that it does not know it says what is certain, and nothing
 // where its agent may come back and know better.
 func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 	tasks := ev.Tasks
@@ -338,11 +339,7 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 	}
 	for _, k := range tasks {
 		if t := l.st.Tasks[k.Task]; t != nil && t.Framework == ev.Framework {
-			st := t.Status
-			st.State = t.State
-			if len(t.Pending) > 0 {
-				st = t.Pending[0].Status
-			}
+			st := lastSent(t)
 			st.Reason = fleet.ReasonReconciliation
 			l.tell(t, st)
 			continue
@@ -350,6 +347,11 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 		u := Update{Framework: ev.Framework, Foreign: k.Foreign, Agent: k.Agent, Status: fleet.Status{
 			Task: k.Task, Time: now, ExitCode: -1, Reason: fleet.ReasonReconciliation,
 		}}
+		if la, ok := l.launching[k.Task]; ok && la.framework == ev.Framework {
+			u.Agent, u.Status.State = la.agent, fleet.TaskStaging // on its way through the trio
+			l.do(u)
+			continue
+		}
 		if u.Status.State, u.Status.Message = l.fate(k.Agent); u.Status.State == 0 {
 			continue
 		}
@@ -358,6 +360,17 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 		}
 		l.do(u)
 	}
+}
+
+// lastSent is what the task's framework has heard last, or hears next: what
+// waits behind it comes in its turn.
+func lastSent(t *state.Task) fleet.Status {
+	if len(t.Pending) > 0 {
+		return t.Pending[0].Status
+	}
+	st := t.Status
+	st.State = t.State
+	return st
 }
 
 // fate is what must have become of an unknown task on an agent; 0 when that is

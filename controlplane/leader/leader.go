@@ -19,12 +19,15 @@ type Leader struct {
 	agents map[fleet.AgentID]*agentState
 	subs   map[fleet.FrameworkID]*subscriber
 	offers map[fleet.OfferID]*offerState
+	// preempting are tasks whose Kill is on its way.
+	preempting map[fleet.TaskID]bool
 	// inverse are the inverse offers that are out.
 	inverse map[fleet.OfferID]InverseOffer
 	now     time.Time // of the step under way
 	// launching holds what Accept took out of offers until its Launch is
 	// committed; the resources stay charged meanwhile.
 	launching map[fleet.TaskID]launching
+	reserving []reservation
 	offerSeq  uint64
 	lastRound time.Time
 	due       bool // something changed that an allocation round should see
@@ -73,8 +76,8 @@ func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 	l := &Leader{
 		cfg: cfg.withDefaults(), term: term, st: st, alloc: allocator.New(cfg.Allocator),
 		agents: map[fleet.AgentID]*agentState{}, subs: map[fleet.FrameworkID]*subscriber{},
-		inverse: map[fleet.OfferID]InverseOffer{},
-		offers:  map[fleet.OfferID]*offerState{}, launching: map[fleet.TaskID]launching{},
+		inverse: map[fleet.OfferID]InverseOffer{}, preempting: map[fleet.TaskID]bool{},
+		offers: map[fleet.OfferID]*offerState{}, launching: map[fleet.TaskID]launching{},
 		changed: map[fleet.AgentID]bool{},
 	}
 	for _, r := range state.SortedKeys(st.Roles) {
@@ -124,6 +127,8 @@ func (l *Leader) Step(now time.Time, ev Event) []Action {
 		l.decline(now, ev)
 	case Reconcile:
 		l.reconcile(now, ev)
+	case Reserve:
+		l.reserve(now, ev)
 	case Committed:
 		for _, c := range ev.Commands {
 			l.committed(c, l.st.Apply(ev.Index, c))
@@ -199,6 +204,7 @@ func (l *Leader) tick(now time.Time) {
 	for _, id := range state.SortedKeys(l.subs) {
 		l.tickFramework(now, id)
 	}
+	l.preempt(now)
 }
 
 // round allocates when something changed, and every interval besides: filters

@@ -81,6 +81,21 @@ func (b *bench) step(ev leader.Event) {
 			b.logf("ack %s %s %s", act.Agent, act.Task, act.Update)
 		case leader.Update:
 			b.logf("update %s %s %v %s", act.Framework, act.Status.Task, act.Status.State, act.Status.Reason)
+			if act.ID != "" {
+				b.log[len(b.log)-1] += " to acknowledge: " + string(act.ID)
+			}
+		case leader.Registered:
+			b.logf("registered %s %d %s", act.Framework, act.Conn, act.Refused)
+		case leader.Dismiss:
+			b.logf("dismiss %s %d: %s", act.Framework, act.Conn, act.Text)
+		case leader.InverseOffer:
+			b.logf("inverse offer %s %s %s %v", act.Framework, act.Offer, act.Request.Agent, act.Request.Held)
+		case leader.RescindInverse:
+			b.logf("rescind inverse %s %s", act.Framework, act.Offer)
+		case leader.Failure:
+			b.logf("failure %s %s", act.Framework, act.Agent)
+		case leader.Reserved:
+			b.logf("reserved %d %s%s", act.Seq, act.Result.Kind, act.Result.Text)
 		case leader.Disconnect:
 			b.logf("disconnect %s %d %s", act.Agent, act.Session, act.Cause)
 		}
@@ -95,6 +110,18 @@ func kind(c state.Command) string {
 		return fmt.Sprintf("observe %s#%d %v", c.Observe.Update.Status.Task, c.Observe.Update.Seq, c.Observe.Update.Status.State)
 	case c.Reach != nil:
 		return fmt.Sprintf("reach %s %v", c.Reach.Agent, c.Reach.Reachable)
+	case c.PutFramework != nil:
+		return "framework " + string(c.PutFramework.Info.ID)
+	case c.Teardown != nil:
+		return "teardown " + string(c.Teardown.ID)
+	case c.Acknowledge != nil:
+		return fmt.Sprintf("acknowledge %s %s", c.Acknowledge.Task, c.Acknowledge.Update)
+	case c.LaunchGroup != nil:
+		return fmt.Sprintf("launch group of %d", len(c.LaunchGroup.Tasks))
+	case c.Kill != nil:
+		return strings.TrimSpace(fmt.Sprintf("kill %s %v %s", c.Kill.ID, c.Kill.Grace, c.Kill.For))
+	case c.Convert != nil:
+		return fmt.Sprintf("convert %s: %v to %v", c.Convert.Agent, c.Convert.From, c.Convert.To)
 	case c.SetCapacity != nil:
 		return "capacity " + string(c.SetCapacity.Agent)
 	default:

@@ -29,9 +29,7 @@ func (l *Leader) decline(now time.Time, ev Decline) {
 		if o == nil || o.offer.Framework != ev.Framework {
 			continue // it has ended meanwhile
 		}
-		if ev.Filters != nil && ev.Filters.Refuse > 0 {
-			l.alloc.Refuse(now, o.offer.Framework, o.offer.Role, o.offer.Agent, o.offer.Resources, ev.Filters.Refuse)
-		}
+		l.filter(now, o.offer, o.offer.Resources, ev.Filters, false)
 		l.endOffer(id)
 	}
 }
@@ -64,12 +62,28 @@ func (l *Leader) accept(now time.Time, ev Accept) {
 			l.launch(now, u, op.Launch)
 		}
 	}
-	if ev.Filters != nil && !u.left.IsZero() {
-		l.alloc.Refuse(now, ev.Framework, u.role, u.agent, u.left, ev.Filters.Refuse)
+	if !u.left.IsZero() {
+		l.filter(now, offers[0].offer, u.left, ev.Filters, u.used)
 	}
 	// Offers that were used up leave nothing to allocate: a framework that
 	// accepts a thousand at once must not cause a thousand rounds.
 	l.due = due || !u.left.IsZero()
+}
+
+// filter keeps what was given back of an offer from the framework for as long
+// as it says. An outside framework that says nothing and used nothing gets it
+// again after an interval, as from Mesos's next batch, and not in the same
+// instant: two programs would pass the same offer to and fro as fast as they
+// can.
+func (l *Leader) filter(now time.Time, o fleet.Offer, res fleet.Resources, filters *fleet.Filters, used bool) {
+	var refuse time.Duration
+	if s := l.subs[o.Framework]; s != nil && s.outside && !used {
+		refuse = l.cfg.Interval
+	}
+	if filters != nil {
+		refuse = max(refuse, filters.Refuse)
+	}
+	l.alloc.Refuse(now, o.Framework, o.Role, o.Agent, res, refuse)
 }
 
 // use is what is left of the offers of one accept.
@@ -78,6 +92,7 @@ type use struct {
 	role  fleet.Role
 	agent fleet.AgentID
 	left  fleet.Resources
+	used  bool // something came of it
 }
 
 // refused tells a framework that a launch came to nothing.
@@ -100,12 +115,12 @@ func (l *Leader) launch(now time.Time, u *use, launches []fleet.Launch) {
 
 // charge takes a launch's resources out of what is left.
 func (l *Leader) charge(u *use, la fleet.Launch, group string) state.Launch {
-	u.left = u.left.Sub(la.Resources)
+	u.left, u.used = u.left.Sub(la.Resources), true
 	l.alloc.Charge(u.Framework, u.role, u.agent, la.Resources)
 	l.launching[la.Task] = launching{u.Framework, u.role, u.agent, la.Resources}
 	return state.Launch{
 		ID: la.Task, Framework: u.Framework, Role: u.role, Agent: u.agent,
-		Resources: la.Resources, Spec: la.Spec, Create: u.Create, Foreign: la.Foreign, Group: group,
+		Resources: la.Resources, Spec: la.Spec, Create: u.Create, Foreign: la.Foreign, Group: group, Standing: la.Standing,
 	}
 }
 
@@ -145,13 +160,13 @@ func (l *Leader) convert(now time.Time, u *use, c Conversion) {
 			}
 		}
 	}
-	u.left = u.left.Sub(c.From).Add(c.To)
+	u.left, u.used = u.left.Sub(c.From).Add(c.To), true
 	// The allocator goes ahead; when the commit comes, or does not, it is told
 	// what the agent is.
 	l.alloc.Reserve(u.agent, c.From, c.To)
-	l.propose(now, state.Command{Convert: &state.Convert{
-		Agent: u.agent, Framework: u.Framework, Role: u.role, From: c.From, To: c.To,
-	}})
+	own := state.Convert{Agent: u.agent, Framework: u.Framework, Role: u.role, From: c.From, To: c.To}
+	l.reserving = append(l.reserving, reservation{convert: own})
+	l.propose(now, state.Command{Convert: &own})
 }
 
 // take ends the offers of an accept and returns them. They must be the
@@ -184,6 +199,10 @@ func (l *Leader) refuseLaunch(u *use, la fleet.Launch) string {
 		return err.Error()
 	}
 	if err := fleet.CheckSpec(la.Spec); err != nil {
+		return err.Error()
+	}
+	given := la.Resources.Total()
+	if err := fleet.CheckTaskLimits(la.Spec.Limits, given.CPUs, given.Mem); err != nil {
 		return err.Error()
 	}
 	if !u.left.Contains(la.Resources) || la.Resources.IsZero() {

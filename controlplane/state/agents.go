@@ -14,8 +14,12 @@ func (s *State) drain(now time.Time, c *DrainAgent) Result {
 	if r.Kind != OK {
 		return r
 	}
-	if old.Drain != nil {
-		return refuse(Conflict, "agent %s is draining already", c.Agent)
+	switch {
+	case old.Drain == nil:
+	case old.Drain.Done.IsZero():
+		return refuse(Conflict, "agent %s is draining already; to wait for it: tender agent drain %s --wait", c.Agent, c.Agent)
+	default:
+		return refuse(Conflict, "agent %s is drained already; to use it again: tender agent reactivate %s", c.Agent, c.Agent)
 	}
 	a := *old
 	a.Drain = &fleet.Drain{Started: now, MaxGrace: c.MaxGrace, MarkGone: c.MarkGone}

@@ -103,8 +103,17 @@ func (s *State) setRole(c *SetRole) Result {
 	if old := s.Roles[c.Role]; old != nil {
 		n.Quota = old.Quota
 	}
-	s.Roles[c.Role] = &n
+	s.putRole(c.Role, n)
 	return Result{}
+}
+
+// putRole keeps what is set of a role, as long as something is.
+func (s *State) putRole(r fleet.Role, n Role) {
+	if n.Weight == fleet.Whole(1) && len(n.Quota.Guarantee)+len(n.Quota.Limit) == 0 {
+		delete(s.Roles, r)
+		return
+	}
+	s.Roles[r] = &n
 }
 
 func (s *State) putToken(now time.Time, t *Token) Result {

@@ -106,6 +106,7 @@ type (
 		Role      fleet.Role
 		Spec      fleet.TaskSpec
 		Need      fleet.Need
+		Standing  fleet.Standing
 	}
 	// Launch puts one task on an agent. With Create the task is new (outside
 	// frameworks), else it must have been submitted and still wait: that is
@@ -119,14 +120,17 @@ type (
 		Spec      fleet.TaskSpec
 		Create    bool
 		// Foreign and Group are the new task's; see Task.
-		Foreign string
-		Group   string
+		Foreign  string
+		Group    string
+		Standing fleet.Standing
 	}
 	// Kill asks for the end of a task. A second Kill may only shorten the
 	// grace period.
 	Kill struct {
 		ID    fleet.TaskID
 		Grace time.Duration
+		// For, when not empty, says for what the task is preempted.
+		For string
 	}
 	// Observe is a status update reported by an agent.
 	Observe struct {

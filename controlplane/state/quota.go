@@ -37,8 +37,7 @@ func (s *State) setQuota(c *SetQuota) Result {
 		}
 	}
 	for _, q := range c.Quotas {
-		rec := Role{Weight: s.Weight(q.Role), Quota: q.Quota}
-		s.Roles[q.Role] = &rec
+		s.putRole(q.Role, Role{Weight: s.Weight(q.Role), Quota: q.Quota})
 	}
 	return Result{}
 }

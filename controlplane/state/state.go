@@ -40,7 +40,8 @@ type State struct {
 // MaxEnded bounds the ended tasks that are kept.
 const MaxEnded = 10000
 
-// MaxHistory bounds the statuses kept per task: the first ones are dropped.
+// MaxHistory bounds the statuses kept per task: the oldest results of checks
+// are dropped, then the first statuses.
 const MaxHistory = 16
 
 // Task is one task from its submission to the end of its record.
@@ -69,6 +70,9 @@ type Task struct {
 	Launched   time.Time
 	Ended      time.Time
 	History    []fleet.Status
+	Standing   fleet.Standing
+	// Preempted says for what the task was ended, when it was for another's sake.
+	Preempted string
 	// Foreign is what an outside framework calls it; ids here are unique in the
 	// whole fleet.
 	Foreign string

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -12,7 +13,7 @@ func (s *State) submit(now time.Time, c *Submit) Result {
 	}
 	st := fleet.Status{Task: c.ID, State: fleet.TaskStaging, Time: now, ExitCode: -1, Message: "waiting for an offer"}
 	s.Tasks[c.ID] = &Task{
-		ID: c.ID, Framework: c.Framework, Role: c.Role, Spec: c.Spec, Need: c.Need,
+		ID: c.ID, Framework: c.Framework, Role: c.Role, Spec: c.Spec, Need: c.Need, Standing: c.Standing,
 		State: fleet.TaskStaging, Status: st, Submitted: now, History: []fleet.Status{st},
 	}
 	return Result{}
@@ -29,7 +30,7 @@ func (s *State) launch(now time.Time, c *Launch) Result {
 	case c.Create && old != nil:
 		return refuse(Conflict, "task %s exists", c.ID)
 	case c.Create:
-		t = Task{ID: c.ID, Framework: c.Framework, Role: c.Role, Spec: c.Spec, Submitted: now, Foreign: c.Foreign, Group: c.Group}
+		t = Task{ID: c.ID, Framework: c.Framework, Role: c.Role, Spec: c.Spec, Submitted: now, Foreign: c.Foreign, Group: c.Group, Standing: c.Standing}
 	case old == nil || !old.Waiting() || old.Framework != c.Framework:
 		return refuse(Conflict, "task %s does not wait to be placed", c.ID)
 	default:
@@ -72,6 +73,9 @@ func (s *State) kill(now time.Time, c *Kill) Result {
 		return Result{Duplicate: true}
 	}
 	t := *old
+	if !t.Kill {
+		t.Preempted = c.For
+	}
 	t.Kill, t.KillGrace = true, c.Grace
 	t.Generation = s.bump(t.Agent)
 	s.Tasks[c.ID] = &t
@@ -93,7 +97,11 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 	}
 	t := *old
 	t.Seq = u.Seq
-	if !u.Status.State.CanFollow(t.State) {
+	if u.Status.State == fleet.TaskKilled && t.Preempted != "" {
+		// The agent does not know whose room it made.
+		u.Status.Reason, u.Status.Message = fleet.ReasonPreempted, "preempted for "+t.Preempted
+	}
+	if !u.Status.CanFollow(t.State, t.Status) {
 		// The control plane knows better, or says the same: the update is
 		// acknowledged and changes nothing but the count.
 		s.Tasks[t.ID] = &t
@@ -133,10 +141,13 @@ func (s *State) end(now time.Time, id fleet.TaskID, st fleet.Status) {
 }
 
 // appendHistory never writes into the shared backing array of an old record.
+// When there are too many, the oldest result of a check goes first: how a task
+// came to run is worth more.
 func appendHistory(h []fleet.Status, st fleet.Status) []fleet.Status {
-	if len(h) >= MaxHistory {
-		h = h[len(h)-MaxHistory+1:]
+	out := append(make([]fleet.Status, 0, len(h)+1), h...)
+	for len(out) >= MaxHistory {
+		i := max(0, slices.IndexFunc(out, fleet.Status.Checked))
+		out = slices.Delete(out, i, i+1)
 	}
-	out := make([]fleet.Status, 0, len(h)+1)
-	return append(append(out, h...), st)
+	return append(out, st)
 }

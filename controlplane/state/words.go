@@ -47,7 +47,14 @@ func (c *Convert) audit(Result) (action, target, detail string) {
 }
 
 func (c *DrainAgent) audit(Result) (action, target, detail string) {
-	return "agent.drain", identityWord(KindAgent, string(c.Agent)), ""
+	var how []string
+	if c.MaxGrace > 0 {
+		how = append(how, "grace at most "+c.MaxGrace.String())
+	}
+	if c.MarkGone {
+		how = append(how, "then gone")
+	}
+	return "agent.drain", identityWord(KindAgent, string(c.Agent)), strings.Join(how, ", ")
 }
 
 func (c *SetActive) audit(Result) (action, target, detail string) {
@@ -69,5 +76,9 @@ func (c *SetMaintenance) audit(Result) (action, target, detail string) {
 	if c.Window == nil {
 		return "agent.maintenance", strings.Join(ids, ","), "none"
 	}
-	return "agent.maintenance", strings.Join(ids, ","), "from " + c.Window.Start.UTC().Format("2006-01-02T15:04:05Z")
+	when := "from " + c.Window.Start.UTC().Format("2006-01-02T15:04:05Z")
+	if c.Window.Duration > 0 {
+		when += " for " + c.Window.Duration.String()
+	}
+	return "agent.maintenance", strings.Join(ids, ","), when
 }

@@ -117,7 +117,7 @@ func TestTasksThatAreInvalid(t *testing.T) {
 			"nothing":  "the task uses more than was offered: nothing",
 			"agent":    "Task uses invalid agent elsewhere while agent edge-1 is expected",
 			"executor": "custom executors are not supported",
-			"check":    "health_check is not supported",
+			"files":    "command.uris is not supported",
 			"twice":    "the task id twice is in use",
 		}
 		s.Accept(offers, cluster.LaunchOp(
@@ -126,7 +126,9 @@ func TestTasksThatAreInvalid(t *testing.T) {
 			with("nothing", func(t *pb.TaskInfo) { t.Resources = nil }),
 			with("agent", func(t *pb.TaskInfo) { t.AgentId = &pb.AgentID{Value: new("elsewhere")} }),
 			with("executor", func(t *pb.TaskInfo) { t.Executor = &pb.ExecutorInfo{ExecutorId: &pb.ExecutorID{Value: new("e")}} }),
-			with("check", func(t *pb.TaskInfo) { t.HealthCheck = &pb.HealthCheck{Type: pb.HealthCheck_TCP.Enum()} }),
+			with("files", func(t *pb.TaskInfo) {
+				t.Command.Uris = []*pb.CommandInfo_URI{{Value: new("http://example.org/x")}}
+			}),
 			with("twice", cpus(1)), with("twice", cpus(1)),
 		))
 		running := false

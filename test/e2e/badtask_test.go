@@ -82,7 +82,7 @@ func TestATaskThatCannotBeIsRefusedAtOnce(t *testing.T) {
 			if _, err := c.Submit(t.Context(), harness.Complete(client.Submit{})); err == nil {
 				t.Error("an agent submitted a task")
 			} else {
-				wantText(t, err.Error(), "certificate", "not an operator's")
+				wantText(t, err.Error(), "certificate", "not for the API")
 			}
 		})
 	})

@@ -112,6 +112,7 @@ func (a *agentSim) desired(d fleet.Desired) { a.step(lifecycle.Desired{Desired: 
 
 func (a *agentSim) acked(t fleet.TaskID, u fleet.UpdateID, gen uint64) {
 	a.step(lifecycle.Acked{Task: t, Update: u, Generation: gen})
+	a.w.check.told(a, t)
 }
 
 // step performs the durable actions first. A crash may come between any two.
@@ -167,6 +168,8 @@ func (a *agentSim) perform(act lifecycle.Action) {
 		a.wait(act.Task)
 	case lifecycle.Stop:
 		w.after(w.between(time.Millisecond, act.Grace+10*time.Millisecond), alive(func() { a.exit(act.Task, 143, 15) }))
+	case lifecycle.Probe:
+		a.probe(act)
 	case lifecycle.Remove:
 		w.after(w.between(time.Millisecond, 50*time.Millisecond), alive(func() {
 			delete(a.containers, act.Task)

@@ -3,6 +3,7 @@ package sim
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -13,6 +14,13 @@ import (
 type checker struct {
 	prev   fleet.TaskState // of the task that the next command touches
 	starts map[fleet.TaskID]int
+	checks
+}
+
+func newChecker() checker {
+	return checker{starts: map[fleet.TaskID]int{}, checks: checks{
+		began: map[fleet.TaskID]time.Time{}, failed: map[fleet.TaskID]int{}, asking: map[asked]bool{},
+	}}
 }
 
 func touched(c state.Command) fleet.TaskID {
@@ -44,6 +52,9 @@ func (k *checker) after(w *world, st *state.State, c state.Command, _ state.Resu
 	if k.prev != 0 && t.State != k.prev && !t.State.CanFollow(k.prev) {
 		w.failf("task %s went from %v to %v", id, k.prev, t.State)
 	}
+	if c.Observe != nil {
+		k.judged(w, t, c.Observe.Update.Status)
+	}
 	if c.Launch == nil || t.Agent == "" {
 		return
 	}
@@ -68,6 +79,7 @@ func (k *checker) started(a *agentSim, as fleet.Assignment) {
 	if k.starts[as.Task]++; k.starts[as.Task] > 1 {
 		a.w.failf("task %s was started %d times", as.Task, k.starts[as.Task])
 	}
+	k.began[as.Task] = a.w.now
 	sum := as.Resources
 	for _, id := range slices.Sorted(maps.Keys(a.containers)) {
 		c := a.containers[id]
@@ -104,7 +116,7 @@ func (w *world) resting() bool {
 			return false
 		}
 	}
-	return len(l.Offers()) == 0
+	return len(l.Offers()) == 0 && w.outside.unrest(l.State()) == ""
 }
 
 // unrest says what keeps the fleet from resting.
@@ -129,6 +141,9 @@ func (w *world) unrest() string {
 		case !l.Free(a.id).Equal(a.capacity.Total):
 			return "agent " + string(a.id) + " has only " + l.Free(a.id).String() + " free of " + a.capacity.Total.String()
 		}
+	}
+	if text := w.outside.unrest(l.State()); text != "" {
+		return text
 	}
 	return "offers or proposals stay out"
 }

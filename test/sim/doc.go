@@ -1,7 +1,8 @@
 // Package sim runs a whole fleet from one seed in one goroutine: three replicas
-// agreeing on a log, the leader's offer cycle, the built-in framework, the
-// life-cycle core of every agent, and a network that loses, delays, doubles
-// and reorders messages, while leaders die, agents crash and machines reboot.
+// agreeing on a log, the leader's offer cycle, the built-in framework and one
+// from outside that forgets and is forgotten, the life-cycle core of every
+// agent, and a network that loses, delays, doubles and reorders messages, while
+// leaders die, agents crash and machines reboot.
 // Clock, network, disks and executors are simulated; the cores are the real
 // ones.
 //

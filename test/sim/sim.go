@@ -19,7 +19,11 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // Stats tells how much happened in a run, so that a test can see that it did.
 type Stats struct {
 	Tasks, Terms, Entries int
-	Ended                 map[fleet.TaskState]int
+	// Outside counts tasks of the outside framework.
+	Outside int
+	Ended   map[fleet.TaskState]int
+	// Why is how many tasks ended for a reason.
+	Why map[fleet.Reason]int
 }
 
 // Run simulates one fleet. The error says what was violated and when.
@@ -31,6 +35,7 @@ func Run(seed uint64, opt Options) (Stats, error) {
 	}
 	w.trio.elect()
 	w.every(time.Second, func() { w.trio.step(leader.Tick{}) })
+	w.outside.start()
 	w.faults()
 	w.workload()
 	w.run(epoch.Add(w.opt.Busy), nil)
@@ -63,8 +68,9 @@ func newWorld(seed uint64, opt Options) *world {
 		opt.Settle = 30 * time.Minute
 	}
 	w := &world{opt: opt, rng: rand.New(rand.NewPCG(seed, 0x7e4de4)), now: epoch}
-	w.check.starts = map[fleet.TaskID]int{}
+	w.check = newChecker()
 	w.trio = newTrio(w)
+	w.outside = newScheduler(w)
 	for i := range opt.Agents {
 		a := &agentSim{
 			w: w, id: fleet.AgentID(fmt.Sprintf("a%d", i)),
@@ -132,7 +138,8 @@ func (w *world) workload() {
 		w.tasks = append(w.tasks, id)
 		submit := state.Command{Time: w.now, Submit: &state.Submit{
 			ID: id, Framework: framework.RunID, Role: role, Need: need,
-			Spec: fleet.TaskSpec{Name: string(id), Image: "sim"},
+			Spec:     w.spec(id),
+			Standing: fleet.Standing{Priority: w.rng.IntN(3), Revocable: w.rng.IntN(2) == 0},
 		}}
 		w.ensure(submit, func(st *state.State) bool { return st.Tasks[id] != nil })
 		if w.rng.IntN(5) == 0 {
@@ -145,6 +152,26 @@ func (w *world) workload() {
 			})
 		}
 	})
+}
+
+// spec gives some tasks checks, and some a maximum completion time.
+func (w *world) spec(id fleet.TaskID) fleet.TaskSpec {
+	s := fleet.TaskSpec{Name: string(id), Image: "sim"}
+	check := func(c fleet.Check) *fleet.Check {
+		c.Port, c.Delay, c.Interval = 80, w.between(0, 4*time.Second), w.between(0, 4*time.Second)
+		return &c
+	}
+	if w.rng.IntN(3) == 0 {
+		s.Health = check(fleet.NewHealthCheck(fleet.CheckTCP))
+		s.Health.ConsecutiveFailures, s.Health.Grace = w.rng.IntN(4), w.between(0, 8*time.Second)
+	}
+	if w.rng.IntN(5) == 0 {
+		s.Check = check(fleet.NewCheck(fleet.CheckHTTP))
+	}
+	if w.rng.IntN(6) == 0 {
+		s.MaxCompletion = w.between(time.Second, 25*time.Second)
+	}
+	return s
 }
 
 // ensure is a client that repeats a call until it sees its effect, as people
@@ -160,10 +187,14 @@ func (w *world) ensure(c state.Command, done func(*state.State) bool) {
 }
 
 func (w *world) stats() Stats {
-	s := Stats{Tasks: len(w.tasks), Terms: int(w.trio.term), Entries: len(w.trio.log), Ended: map[fleet.TaskState]int{}}
+	s := Stats{Tasks: len(w.tasks), Terms: int(w.trio.term), Entries: len(w.trio.log), Ended: map[fleet.TaskState]int{}, Why: map[fleet.Reason]int{}}
 	for _, t := range w.trio.replicas[0].st.Tasks {
 		if t.State.Terminal() {
 			s.Ended[t.State]++
+			s.Why[t.Status.Reason]++
+		}
+		if t.Framework == outsideID {
+			s.Outside++
 		}
 	}
 	return s

@@ -3,7 +3,11 @@ package sim_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
+	"runtime"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/test/sim"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -14,23 +18,47 @@ var seeds = flag.Int("seeds", 500, "number of seeds to simulate")
 // TestSeeds runs the fleet from many seeds. To replay one that fails:
 // go run ./test/sim/cmd -seed N -v
 func TestSeeds(t *testing.T) {
-	total := sim.Stats{Ended: map[fleet.TaskState]int{}}
-	for seed := range uint64(*seeds) {
-		s, err := sim.Run(seed, sim.Options{})
-		if err != nil {
-			t.Fatalf("seed %d: %v\nreplay: go run ./test/sim/cmd -seed %d -v", seed, err, seed)
-		}
+	// Each seed is one goroutine's; a processor has one seed at a time.
+	runs := make([]sim.Stats, *seeds)
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
+	for i := range runs {
+		g.Go(func() (err error) {
+			if runs[i], err = sim.Run(uint64(i), sim.Options{}); err != nil {
+				return fmt.Errorf("seed %d: %w\nreplay: go run ./test/sim/cmd -seed %d -v", i, err, i)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	total := sim.Stats{Ended: map[fleet.TaskState]int{}, Why: map[fleet.Reason]int{}}
+	for _, s := range runs {
 		total.Tasks += s.Tasks
 		total.Terms += s.Terms
+		total.Outside += s.Outside
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
+		for k, n := range s.Why {
+			total.Why[k] += n
+		}
 	}
-	t.Logf("%d seeds: %d tasks, %d terms, ended %v", *seeds, total.Tasks, total.Terms, total.Ended)
+	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d terms, ended %v because of %v",
+		*seeds, total.Tasks, total.Outside, total.Terms, total.Ended, total.Why)
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
 		if total.Ended[k] == 0 {
 			t.Errorf("no task ended %v", k)
+		}
+	}
+	if total.Outside < 10**seeds {
+		t.Errorf("only %d tasks of the outside framework", total.Outside)
+	}
+	for _, k := range []fleet.Reason{fleet.ReasonHealthUpdated, fleet.ReasonMaxCompletion, fleet.ReasonPreempted} {
+		if total.Why[k] == 0 {
+			t.Errorf("no task ended because of %v", k)
 		}
 	}
 	if total.Terms < 2**seeds {

@@ -80,6 +80,7 @@ func (t *trio) fail() {
 	}
 	t.w.logf("leader %d dies", t.leading)
 	t.leading, t.leader, t.run, t.inFlight = -1, nil, nil, nil
+	t.w.outside.connected = false
 	for _, a := range t.w.agents {
 		a.lost(a.session)
 	}
@@ -152,12 +153,27 @@ func (t *trio) perform(act leader.Action) {
 	switch act := act.(type) {
 	case leader.Propose:
 		t.propose(act.Command)
+	case leader.Registered:
+		t.w.outside.registered(act)
+	case leader.Dismiss:
+		if act.Conn == t.w.outside.conn {
+			t.w.outside.connected = false
+		}
+	case leader.InverseOffer, leader.RescindInverse, leader.Failure:
 	case leader.Offer:
+		if act.Framework == outsideID {
+			t.w.outside.offered(act.Offers)
+			return
+		}
 		// A framework may be slow or deaf: offers then expire.
 		if !t.w.chance(20) {
 			t.feed(t.run.Step(framework.Offers{Offers: act.Offers}))
 		}
 	case leader.Update:
+		if act.Framework == outsideID {
+			t.w.outside.updated(act)
+			return
+		}
 		t.feed(t.run.Step(framework.Updated{Status: act.Status}))
 	case leader.Assign:
 		t.toAgent(act.Agent, act.Session, func(a *agentSim) { a.desired(act.Desired) })

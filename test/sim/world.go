@@ -32,6 +32,8 @@ type world struct {
 	agents []*agentSim
 	tasks  []fleet.TaskID
 	check  checker
+	// outside is a scheduler that is not built in.
+	outside *scheduler
 }
 
 type event struct {

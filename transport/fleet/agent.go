@@ -138,7 +138,8 @@ type Launch struct {
 	Spec      TaskSpec
 	Resources Resources
 	// Foreign is what an outside framework calls the task.
-	Foreign string
+	Foreign  string
+	Standing Standing
 	// Invalid, when not empty, is what its reader found wrong with it: the task
 	// becomes TASK_ERROR.
 	Invalid string

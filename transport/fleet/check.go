@@ -61,8 +61,11 @@ func CheckSpec(s TaskSpec) error {
 	if err := CheckLabels(s.Labels); err != nil {
 		return err
 	}
+	if err := checkLife(s); err != nil {
+		return err
+	}
 	if n := s.Size(); n > MaxSpecSize {
-		return fmt.Errorf("command, environment and labels have %d bytes together, the limit is %d; put large input into the image or a file", n, MaxSpecSize)
+		return fmt.Errorf("command, environment, labels and checks have %d bytes together, the limit is %d; put large input into the image or a file", n, MaxSpecSize)
 	}
 	return checkLimits(s)
 }
@@ -73,7 +76,7 @@ const MaxSpecSize = 64 << 10
 
 // Size is about how many bytes the specification takes on the wire.
 func (s TaskSpec) Size() int {
-	n := len(s.Name) + len(s.Image) + len(s.WorkDir) + len(s.User)
+	n := len(s.Name) + len(s.Image) + len(s.WorkDir) + len(s.User) + s.Health.size() + s.Check.size()
 	for _, a := range s.Command {
 		n += len(a) + 4
 	}

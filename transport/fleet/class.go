@@ -151,16 +151,3 @@ func combine(a, b []Part, op func(Resources, Resources) Resources) []Part {
 	}
 	return out
 }
-
-// Descends reports whether r is o or a descendant of it in the role tree.
-func (r Role) Descends(o Role) bool {
-	return r == o || strings.HasPrefix(string(r), string(o)+"/")
-}
-
-// Parent is the role above r, empty for a top-level role.
-func (r Role) Parent() Role {
-	if i := strings.LastIndexByte(string(r), '/'); i >= 0 {
-		return r[:i]
-	}
-	return ""
-}

@@ -6,7 +6,7 @@ import (
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
-func TestRoleWithin(t *testing.T) {
+func TestRoleDescends(t *testing.T) {
 	for _, tt := range []struct {
 		role, of fleet.Role
 		want     bool
@@ -24,8 +24,8 @@ func TestRoleWithin(t *testing.T) {
 		{"*", "a", false},
 		{"a", "", false},
 	} {
-		if got := tt.role.Within(tt.of); got != tt.want {
-			t.Errorf("%q within %q: %v", tt.role, tt.of, got)
+		if got := tt.role.Descends(tt.of); got != tt.want {
+			t.Errorf("%q descends from %q: %v", tt.role, tt.of, got)
 		}
 	}
 }

@@ -136,6 +136,14 @@ type TaskSpec struct {
 	// DefaultKillGrace.
 	KillGrace time.Duration
 	Labels    map[string]string
+	// Health, when not nil, decides whether the running task is healthy, and
+	// ends one that is not. Check, when not nil, is only reported.
+	Health, Check *Check
+	// MaxCompletion is how long the task may run, from its first TASK_RUNNING
+	// on; then it is stopped and has failed. 0: as long as it wants.
+	MaxCompletion time.Duration
+	// Limits are how much more than its resources the task may take.
+	Limits Limits
 }
 
 // Grace is the time between TERM and KILL where nobody asks for another.
@@ -151,6 +159,27 @@ const DefaultPIDs = 4096
 
 // DefaultKillGrace is Mesos's executor shutdown grace period.
 const DefaultKillGrace = 5 * time.Second
+
+// Standing is how a task stands against others when there is not room for all.
+type Standing struct {
+	// Priority: the higher one is placed first, and may preempt revocable tasks
+	// of a lower one. 0 is what everybody has.
+	Priority int
+	// Revocable tasks may be ended, with their grace period, for a higher
+	// priority or for the guarantee of a role.
+	Revocable bool
+}
+
+// MaxPriority bounds priorities, above and below 0.
+const MaxPriority = 1000
+
+// CheckStanding reports what is wrong with a standing.
+func CheckStanding(s Standing) error {
+	if s.Priority < -MaxPriority || s.Priority > MaxPriority {
+		return fmt.Errorf("priority %d: use %d to %d", s.Priority, -MaxPriority, MaxPriority)
+	}
+	return nil
+}
 
 // GPURequest says which GPUs a task needs.
 type GPURequest struct {
@@ -195,6 +224,10 @@ const (
 	ReasonCommandFailed  Reason = "COMMAND_EXECUTOR_FAILED"
 	ReasonGroupInvalid   Reason = "TASK_GROUP_INVALID"
 	ReasonRemoved        Reason = "FRAMEWORK_REMOVED"
+	ReasonPreempted      Reason = "CONTAINER_PREEMPTED"
+	ReasonHealthUpdated  Reason = "TASK_HEALTH_CHECK_STATUS_UPDATED"
+	ReasonCheckUpdated   Reason = "TASK_CHECK_STATUS_UPDATED"
+	ReasonMaxCompletion  Reason = "MAX_COMPLETION_TIME_REACHED"
 )
 
 // Status is one observed state of a task.
@@ -210,6 +243,24 @@ type Status struct {
 	ExitCode int
 	Signal   int
 	OOM      bool
+	// Health and Check are what the task's checks said last.
+	Health TaskHealth
+	Check  CheckResult
+}
+
+// CanFollow reports whether s is news of a task in a state, of which last was
+// reported: another state that may follow, or another result of a running
+// task's checks.
+func (s Status) CanFollow(state TaskState, last Status) bool {
+	if s.State == TaskRunning && state == TaskRunning {
+		return s.Health != last.Health || s.Check != last.Check
+	}
+	return s.State.CanFollow(state)
+}
+
+// Checked reports whether s tells nothing but what a check has found.
+func (s Status) Checked() bool {
+	return s.State == TaskRunning && (s.Reason == ReasonHealthUpdated || s.Reason == ReasonCheckUpdated)
 }
 
 // StatusUpdate is a Status on its way from the agent, delivered at least once

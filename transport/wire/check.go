@@ -19,6 +19,7 @@ const (
 	MaxArg      = 32 << 10
 	MaxText     = 4 << 10 // messages for people
 	MaxName     = 256     // names, models, versions, addresses
+	MaxStatuses = 64      // of a check by HTTP
 	MaxReplicas = 16
 	MaxChain    = 8
 	MaxLogChunk = 64 << 10
@@ -187,6 +188,7 @@ func (c *checker) spec(s *fleet.TaskSpec) {
 	c.notNegative("processes", s.PIDs)
 	c.notNegative("kill grace", int64(s.KillGrace))
 	c.pairs("labels", s.Labels)
+	c.life(s)
 }
 
 func (c *checker) resources(r fleet.Resources) {
@@ -241,6 +243,7 @@ func (c *checker) update(u *fleet.StatusUpdate) {
 	c.id("task", string(u.Status.Task))
 	c.free("message", u.Status.Message, MaxText)
 	c.text("reason", string(u.Status.Reason), MaxName)
+	c.checked(&u.Status)
 	if s := u.Status.State; s < fleet.TaskStaging || s > fleet.TaskUnknown {
 		c.fail("unknown task state %d", int(s))
 	}

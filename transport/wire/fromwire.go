@@ -86,6 +86,8 @@ func specFrom(s *pb.TaskSpec) fleet.TaskSpec {
 	return fleet.TaskSpec{
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: fleet.Network(s.Network), PIDs: s.Pids, KillGrace: time.Duration(s.KillGraceNs), Labels: s.Labels,
+		Health: checkFrom(s.Health), Check: checkFrom(s.Check), MaxCompletion: time.Duration(s.MaxCompletionNs),
+		Limits: limitsFrom(s.Limits),
 	}
 }
 
@@ -101,6 +103,7 @@ func updatesFrom(us []*pb.StatusUpdate) []fleet.StatusUpdate {
 				Task: fleet.TaskID(s.Task), State: fleet.TaskState(s.State), Time: timeFrom(s.TimeNs),
 				Message: s.Message, Reason: fleet.Reason(s.Reason),
 				ExitCode: int(s.ExitCode), Signal: int(s.Signal), OOM: s.Oom,
+				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check),
 			}
 		}
 	}

@@ -61,6 +61,11 @@ func (g maker) fill(v reflect.Value, name string) {
 		least = 1
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		if g.full || rapid.Bool().Draw(g.t, name) {
+			v.Set(reflect.New(v.Type().Elem()))
+			g.fill(v.Elem(), name)
+		}
 	case reflect.Struct:
 		for i := range v.NumField() {
 			g.fill(v.Field(i), v.Type().Field(i).Name)
@@ -72,7 +77,11 @@ func (g maker) fill(v reflect.Value, name string) {
 		if !g.full && slices.Contains(signed, name) {
 			low = math.MinInt32
 		}
-		v.SetInt(rapid.Int64Range(low, math.MaxInt32).Draw(g.t, name))
+		high := int64(math.MaxInt32)
+		if name == "Port" {
+			high = math.MaxUint16
+		}
+		v.SetInt(rapid.Int64Range(low, high).Draw(g.t, name))
 	case reflect.Uint64:
 		v.SetUint(rapid.Uint64Min(uint64(least)).Draw(g.t, name))
 	case reflect.String:
@@ -106,6 +115,15 @@ func (g maker) known(v reflect.Value) bool {
 		x = rapid.SampledFrom([]fleet.Network{fleet.NetworkNone, fleet.NetworkHost}).Draw(g.t, "network")
 	case fleet.TaskState:
 		x = rapid.IntRange(int(fleet.TaskStaging), int(fleet.TaskUnknown)).Draw(g.t, "state")
+	case fleet.CheckKind:
+		x = rapid.SampledFrom([]fleet.CheckKind{fleet.CheckCommand, fleet.CheckHTTP, fleet.CheckTCP}).Draw(g.t, "kind")
+	case fleet.CheckResult:
+		if !g.full && rapid.Bool().Draw(g.t, "no check") {
+			return true
+		}
+		return false
+	case fleet.TaskHealth:
+		x = rapid.IntRange(least, int(fleet.TaskUnhealthy)).Draw(g.t, "health")
 	case gpu.Health:
 		x = rapid.IntRange(least, int(gpu.Lost)).Draw(g.t, "health")
 	case time.Time:
@@ -196,6 +214,9 @@ func zeros(v reflect.Value, path string) []string {
 			out = append(out, zeros(v.Field(i), strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."))...)
 		}
 		return out
+	}
+	if v.Kind() == reflect.Pointer && !v.IsNil() {
+		return zeros(v.Elem(), path)
 	}
 	if v.Kind() == reflect.Slice && v.Len() > 0 && v.Type().Elem().Kind() != reflect.Uint8 {
 		return zeros(v.Index(0), path+"[0]")

@@ -10,7 +10,8 @@ import (
 // It grows when a peer must understand something new.
 //
 //	1  2026-11  the first: control, renew and logs streams
-const Capability = 1
+//	2  2026-11  tasks with checks, a maximum completion time, limits above the request
+const Capability = 2
 
 // MinCapability is the oldest peer that this build speaks to.
 const MinCapability = 1

@@ -13,6 +13,7 @@ import (
 // which hold messages.
 type shape struct {
 	repeated []bool // by field number
+	packed   []bool // numbers, many of which may be in one value
 	inner    []*shape
 }
 
@@ -25,8 +26,10 @@ func shapeOf(d protoreflect.MessageDescriptor) *shape {
 		for len(s.inner) <= int(f.Number()) {
 			s.inner = append(s.inner, nil)
 			s.repeated = append(s.repeated, false)
+			s.packed = append(s.packed, false)
 		}
 		s.repeated[f.Number()] = f.Cardinality() == protoreflect.Repeated
+		s.packed[f.Number()] = s.repeated[f.Number()] && f.Kind() == protoreflect.Int64Kind
 		if f.Message() != nil {
 			s.inner[f.Number()] = shapeOf(f.Message())
 		}
@@ -35,8 +38,9 @@ func shapeOf(d protoreflect.MessageDescriptor) *shape {
 }
 
 // scan walks a frame without allocating and refuses more than MaxItems of any
-// repeated field: two bytes on the wire can stand for hundreds in memory, so
-// the length of a frame alone does not bound what decoding it takes.
+// repeated field, or as many bytes of packed numbers: two bytes on the wire can
+// stand for hundreds in memory, so the length of a frame alone does not bound
+// what decoding it takes.
 func (s *shape) scan(b []byte) error {
 	var counts [32]int // no field number here is larger
 	for len(b) > 0 {
@@ -53,6 +57,9 @@ func (s *shape) scan(b []byte) error {
 			return fmt.Errorf("%w: %v", ErrInvalid, protowire.ParseError(size))
 		}
 		if int(num) < len(s.inner) {
+			if s.packed[num] && typ == protowire.BytesType {
+				counts[num] += size // no number takes less than a byte
+			}
 			if counts[num]++; counts[num] > MaxItems || counts[num] > 1 && !s.repeated[num] {
 				return fmt.Errorf("%w: field %d occurs too often", ErrInvalid, num)
 			}

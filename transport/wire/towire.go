@@ -105,6 +105,8 @@ func specTo(s *fleet.TaskSpec) *pb.TaskSpec {
 	return &pb.TaskSpec{
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: string(s.Network), Pids: s.PIDs, KillGraceNs: int64(s.KillGrace), Labels: s.Labels,
+		Health: checkTo(s.Health), Check: checkTo(s.Check), MaxCompletionNs: int64(s.MaxCompletion),
+		Limits: limitsTo(s.Limits),
 	}
 }
 
@@ -116,6 +118,7 @@ func updatesTo(us []fleet.StatusUpdate) []*pb.StatusUpdate {
 			Task: string(u.Status.Task), State: pb.TaskState(u.Status.State), TimeNs: unixNano(u.Status.Time),
 			Message: text(u.Status.Message, MaxText), Reason: string(u.Status.Reason),
 			ExitCode: int64(u.Status.ExitCode), Signal: int64(u.Status.Signal), Oom: u.Status.OOM,
+			Health: pb.TaskHealth(u.Status.Health), Check: resultTo(u.Status.Check),
 		}}
 	}
 	return out

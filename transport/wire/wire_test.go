@@ -85,6 +85,14 @@ func TestEnumsHaveTheFleetsNumbers(t *testing.T) {
 	if fleet.TaskState(len(pb.TaskState_name)-1) != fleet.TaskUnknown {
 		t.Error("the fleet has a task state that the wire does not know")
 	}
+	for n, name := range pb.TaskHealth_name {
+		if got := fleet.TaskHealth(n).String(); !strings.EqualFold("task_health_"+got, name) {
+			t.Errorf("task health %d is %s on the wire and %s in the fleet", n, name, got)
+		}
+	}
+	if fleet.TaskHealth(len(pb.TaskHealth_name)-1) != fleet.TaskUnhealthy {
+		t.Error("the fleet has a task health that the wire does not know")
+	}
 	for n, name := range pb.Health_name {
 		if got := gpu.Health(n).String(); !strings.EqualFold(got, name) {
 			t.Errorf("health %d is %s on the wire and %s in package gpu", n, name, got)
@@ -316,6 +324,16 @@ func TestInvalidMessagesAreRefusedBySender(t *testing.T) {
 		{assign(func(a *fleet.Assignment) { a.Spec.Command = make([]string, MaxArgs+1) }), "1025 arguments"},
 		{assign(func(a *fleet.Assignment) { a.Spec.Network = "bridge" }), `unknown network "bridge"`},
 		{assign(func(a *fleet.Assignment) { a.Spec.PIDs = -1 }), "processes is -1"},
+		{assign(func(a *fleet.Assignment) { a.Spec.Health = &fleet.Check{} }), `unknown kind "" of health check`},
+		{assign(func(a *fleet.Assignment) { a.Spec.Check = &fleet.Check{Kind: fleet.CheckTCP, Port: 1 << 16} }), "port 65536"},
+		{assign(func(a *fleet.Assignment) { a.Spec.Check = &fleet.Check{Kind: fleet.CheckTCP, Interval: -1} }), "time of the check is -1"},
+		{assign(func(a *fleet.Assignment) {
+			a.Spec.Check = &fleet.Check{Kind: fleet.CheckHTTP, Statuses: make([]int, MaxStatuses+1)}
+		}), "65 statuses"},
+		{assign(func(a *fleet.Assignment) { a.Spec.MaxCompletion = -1 }), "maximum completion time is -1"},
+		{assign(func(a *fleet.Assignment) { a.Spec.Limits.Mem = -2 }), "limit -2 is outside 0"},
+		{update(func(u *fleet.StatusUpdate) { u.Status.Health = 3 }), "unknown task health 3"},
+		{update(func(u *fleet.StatusUpdate) { u.Status.Check.Known = true }), `unknown kind "" of a result`},
 		{DesiredSet{fleet.Desired{Assignments: make([]fleet.Assignment, MaxItems+1)}}, "4097 assignments"},
 		{update(func(u *fleet.StatusUpdate) { u.ID = "" }), "update is empty"},
 		{update(func(u *fleet.StatusUpdate) { u.Status.State = 0 }), "unknown task state 0"},
@@ -349,6 +367,13 @@ func TestWhatTheFleetAcceptsCanBeSent(t *testing.T) {
 	}
 	for i := range fleet.MaxLabels {
 		spec.Labels[fmt.Sprintf("%063d", i)] = ""
+	}
+	for _, c := range []**fleet.Check{&spec.Health, &spec.Check} {
+		*c = &fleet.Check{Kind: fleet.CheckCommand, Command: make([]string, fleet.MaxArgs), Env: map[string]string{}}
+		(*c).Command[0] = "c"
+		for i := range fleet.MaxEnv {
+			(*c).Env[fmt.Sprint("k", i)] = ""
+		}
 	}
 	for i := 0; spec.Size() < fleet.MaxSpecSize; i++ { // up to the last byte
 		spec.Command[i] = long[:min(len(long), fleet.MaxSpecSize-spec.Size())]
@@ -407,6 +432,7 @@ func TestSmallFrameCannotBecomeLarge(t *testing.T) {
 		"devices":     nest(bomb(2), 8),
 		"arguments":   nest(bomb(3), 2, 5, 5),
 		"labels":      nest(bomb(11), 2, 5, 5),
+		"statuses":    nest(make([]byte, MaxControl/2), 7, 12, 2, 5, 5),
 		"parts":       nest(bomb(2), 1, 8),
 		"gpu names":   nest(bomb(4), 1, 1, 8),
 		"hellos":      bomb(1),

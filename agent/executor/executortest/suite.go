@@ -33,6 +33,13 @@ type Fixture struct {
 	Stubborn []string                // runs until KILL
 	Missing  []string                // the image has no such program
 
+	// Programs to run inside a running task.
+	ExecExit func(code int) []string // ends at once with code
+	ExecEnv  []string                // ends at once with the code in variable CODE
+	ExecLoud []string                // prints more than any pipe holds, then ends with code 0
+	ExecLong []string                // runs, with a child, for far longer than the suite
+	Serve    func(port int) []string // a task that listens on the port
+
 	// Ready waits until a polite or stubborn task is what it will be: before
 	// its program has begun, any task ends on TERM. May be nil.
 	Ready func(t *testing.T, id fleet.TaskID)
@@ -43,6 +50,9 @@ type Fixture struct {
 	Outage func(t *testing.T) (restore func())
 	// Lose makes a running task disappear without an exit status.
 	Lose func(t *testing.T, id fleet.TaskID)
+	// Alone fails the test when processes run in a polite task's container that
+	// are not its own. May be nil.
+	Alone func(t *testing.T, id fleet.TaskID)
 	// CheckClean fails the test when tasks that were removed left something.
 	CheckClean func(t *testing.T)
 }
@@ -74,6 +84,9 @@ func Run(t *testing.T, newExecutor func(t *testing.T) (executor.Executor, Fixtur
 		{"a cancelled start leaves nothing", cancelledStart},
 		{"an outage is reported and survived", outage},
 		{"list is in the order of ids", listInOrder},
+		{"programs run inside running tasks only", execs},
+		{"a program that takes too long is killed", execTooLong},
+		{"a task's ports are dialled", dial},
 	}
 	for _, sc := range scenarios {
 		t.Run(strings.ReplaceAll(sc.name, " ", "_"), func(t *testing.T) {
@@ -425,12 +438,16 @@ func outage(s *scenario) {
 	s.wantErr("a waiter", <-waiter, executor.ErrUnavailable)
 	_, waitErr := s.x.Wait(s.ctx, id)
 	_, listErr := s.x.List(s.ctx)
+	_, execErr := s.exec(id, s.f.ExecExit(0))
+	_, dialErr := s.prober().Dial(s.ctx, id, 8080)
 	for what, err := range map[string]error{
 		"start":  s.x.Start(s.ctx, s.task("meanwhile", s.f.Polite)),
 		"wait":   waitErr,
 		"stop":   s.x.Stop(s.ctx, id, time.Second),
 		"remove": s.x.Remove(s.ctx, id),
 		"list":   listErr,
+		"exec":   execErr,
+		"dial":   dialErr,
 	} {
 		s.wantErr(what, err, executor.ErrUnavailable)
 	}

@@ -202,7 +202,8 @@ TENDER_CONFIG. TENDER_TOKEN may hold a token itself.`,
 	f.String("config", "", "configuration file (default ~/.config/tender/config.yaml)")
 	root.AddCommand(
 		a.runCommand(), a.psCommand(), a.taskCommand(), a.whyCommand(),
-		a.agentsCommand(), a.agentCommand(), a.offersCommand(), a.replicasCommand(),
+		a.agentsCommand(), a.agentCommand(), a.maintenanceCommand(), a.offersCommand(), a.frameworkCommand(),
+		a.roleCommand(), a.quotaCommand(), a.replicasCommand(),
 		a.tokenCommand(), a.principalCommand(), a.auditCommand(), a.loginCommand(), a.versionCommand(),
 	)
 	group(root)

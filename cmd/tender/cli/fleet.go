@@ -21,8 +21,10 @@ func (a *app) agentsCommand() *cobra.Command {
 		Short: "List the machines of the fleet",
 		Long: `List the machines of the fleet.
 
-LINK is what carries the agent's session, CERT how many days its certificate
-still holds. Of CPUS and MEM, what is free comes before what there is.`,
+AVAILABILITY says whether an agent is offered: active, draining, drained,
+deactivated, or in maintenance. LINK is what carries the agent's session, CERT how
+many days its certificate still holds. Of CPUS and MEM, what is free comes before
+what there is.`,
 		Example: "  tender agents\n  tender agents -o json",
 		Args:    arity(0, 0, ""),
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -34,11 +36,11 @@ still holds. Of CPUS and MEM, what is free comes before what there is.`,
 				var rows [][]string
 				for _, g := range agents {
 					rows = append(rows, []string{
-						g.ID, g.Site, g.State, g.Link, days(g.CertDaysLeft), share(g, cpusOf), share(g, memOf),
+						g.ID, g.Site, g.State, g.Availability, g.Link, days(g.CertDaysLeft), share(g, cpusOf), share(g, memOf),
 						gpuSummary(g.GPUs), strconv.Itoa(len(g.Tasks)), a.seen(g),
 					})
 				}
-				table(w, "AGENT SITE STATE LINK CERT CPUS MEM GPUS TASKS LAST_SEEN", rows)
+				table(w, "AGENT SITE STATE AVAILABILITY LINK CERT CPUS MEM GPUS TASKS LAST_SEEN", rows)
 			})
 		}),
 	}
@@ -107,15 +109,16 @@ func gpuSummary(gpus []client.GPU) string {
 func (a *app) agentCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:     "agent",
-		Short:   "Show or revoke one machine of the fleet",
-		Example: "  tender agent show gpu-1",
-	}, a.agentShow(), a.agentRevoke())
+		Short:   "Show, drain, reserve or remove one machine of the fleet",
+		Example: "  tender agent show gpu-1\n  tender agent drain gpu-1 --wait",
+	}, a.agentShow(), a.agentDrain(), a.agentDeactivate(), a.agentReactivate(), a.agentReserve(), a.agentUnreserve(),
+		a.agentGone(), a.agentRevoke())
 }
 
 func (a *app) agentShow() *cobra.Command {
 	return &cobra.Command{
 		Use:     "show AGENT",
-		Short:   "Show one agent with its GPUs and tasks",
+		Short:   "Show one agent: resources, reservations, GPUs, tasks",
 		Example: "  tender agent show gpu-1",
 		Args:    arity(1, 1, "AGENT"),
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
@@ -134,20 +137,51 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 		cert = fmt.Sprintf("%s (%s)", ago(a.now(), g.CertNotAfter), g.CertNotAfter.UTC().Format(time.RFC3339))
 	}
 	pairs := []string{
-		"Agent", g.ID, "State", g.State, "Site", g.Site, "Labels", labels(g.Labels), "Hostname", g.Hostname,
+		"Agent", g.ID, "State", g.State, "Availability", g.Availability, "Drain", a.drainField(g), "Maintenance", a.windowField(g), "Site", g.Site, "Labels", labels(g.Labels), "Hostname", g.Hostname,
 		"Version", g.Version, "Link", strings.TrimSpace(g.Link + " " + g.Remote), "Joined", ago(a.now(), g.Joined),
 		"Connected", ago(a.now(), g.Since), "Last seen", a.seen(g), "Certificate ends", cert,
-		"CPUs", share(g, cpusOf), "Memory", share(g, memOf),
-		"Disk", share(g, func(r client.Resources) string { return mem(r.Disk) }),
 		"Tasks", strings.Join(g.Tasks, ", "),
 	}
 	if r := g.Readings; r != nil {
 		pairs = append(pairs, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"))
 	}
 	fields(w, pairs...)
-	if len(g.GPUs) == 0 {
-		return
+	fmt.Fprintln(w)
+	resourceTable(w, g)
+	if len(g.Total.Reserved) > 0 {
+		fmt.Fprintln(w)
+		reservedTable(w, g.Total)
 	}
+	if len(g.GPUs) > 0 {
+		fmt.Fprintln(w)
+		gpuTable(w, g)
+	}
+}
+
+func (a *app) drainField(g client.Agent) string {
+	switch d := g.Drain; {
+	case d == nil:
+		return ""
+	case d.Done.IsZero():
+		return "since " + span(a.now().Sub(d.Started)) + "; " + drainText(g)
+	default:
+		return "ended " + ago(a.now(), d.Done)
+	}
+}
+
+func (a *app) windowField(g client.Agent) string {
+	m := g.Maintenance
+	if m == nil {
+		return ""
+	}
+	text := "from " + m.Start.UTC().Format(time.RFC3339)
+	if m.Duration > 0 {
+		text += " to " + m.Start.Add(time.Duration(m.Duration)).UTC().Format(time.RFC3339)
+	}
+	return text
+}
+
+func gpuTable(w io.Writer, g client.Agent) {
 	var rows [][]string
 	for _, d := range g.GPUs {
 		use := ""
@@ -166,7 +200,6 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 			d.Compute, health, use, d.Task,
 		})
 	}
-	fmt.Fprintln(w)
 	table(w, "GPU MODEL MEMORY COMPUTE HEALTH USE TASK", rows)
 }
 
@@ -186,31 +219,6 @@ is no way back for this identity; the machine may join again as a new agent.`,
 				return err
 			}
 			return a.print(g, func(w io.Writer) { fmt.Fprintf(w, "%s is %s\n", clean(g.ID), clean(g.State)) })
-		}),
-	}
-}
-
-func (a *app) offersCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "offers",
-		Short:   "List the offers that are out",
-		Example: "  tender offers",
-		Args:    arity(0, 0, ""),
-		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
-			offers, err := c.Offers(ctx)
-			if err != nil {
-				return err
-			}
-			return a.print(offers, func(w io.Writer) {
-				var rows [][]string
-				for _, o := range offers {
-					rows = append(rows, []string{
-						o.ID, o.Framework, o.Role, o.Agent, o.Site, string(o.Resources.CPUs), mem(o.Resources.Mem),
-						gpuSummary(o.GPUs), ago(a.now(), o.Expires),
-					})
-				}
-				table(w, "OFFER FRAMEWORK ROLE AGENT SITE CPUS MEM GPUS EXPIRES", rows)
-			})
 		}),
 	}
 }

@@ -22,6 +22,7 @@ type runFlags struct {
 	env, labels     []string
 	killGrace       time.Duration
 	attach          bool
+	life            lifeFlags
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -38,9 +39,13 @@ it ran out of memory, 125 when tender itself failed or the task could not run.
 The first Ctrl-C stops the task, the second leaves it running and returns.
 
 COMMAND replaces the image's own. It is executed as it stands, without a shell.
-GPUs are given whole: --gpus takes an integer.`,
+GPUs are given whole: --gpus takes an integer.
+
+A health check asks the running task how it is, where it runs: with a program
+inside it, or on its own ports. A task that fails it too often is ended.`,
 		Example: `  tender run --cpus 4 --mem 8G docker.io/library/busybox:1.36 -- sh -c 'sleep 60; echo done'
   tender run --attach --gpus 2 --gpu-memory 24G --env TOKEN registry.example.org/team/train:v3
+  tender run --network host --health-http :8080/healthz --mem 1G --mem-limit 2G registry.example.org/team/web:v3
   tender run --site lab --label disk=ssd --name usage docker.io/library/busybox:1.36 -- du -sh /data`,
 	}
 	f := cmd.Flags()
@@ -63,7 +68,10 @@ GPUs are given whole: --gpus takes an integer.`,
 	f.BoolVar(&r.in.ReadOnly, "read-only", false, "mount the image read-only")
 	f.StringVar(&r.in.Network, "network", "", "none (default) or host")
 	f.Int64Var(&r.in.PIDs, "pids", 0, fmt.Sprintf("most processes and threads (default %d)", fleet.DefaultPIDs))
+	f.IntVar(&r.in.Priority, "priority", 0, "the higher one is placed first, and may have revocable tasks of a lower one ended")
+	f.BoolVar(&r.in.Revocable, "revocable", false, "the task may be ended, with its grace period, for a higher priority or a role's guarantee")
 	f.DurationVar(&r.killGrace, "kill-grace", 0, fmt.Sprintf("time between TERM and KILL (default %v)", fleet.DefaultKillGrace))
+	r.life.define(f)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in, err := r.submission(args, a.env)
 		if err != nil {
@@ -132,7 +140,7 @@ func (r *runFlags) submission(args []string, env map[string]string) (client.Subm
 		return in, err
 	}
 	in.KillGrace = client.Duration(r.killGrace)
-	return in, nil
+	return in, r.life.read(&in)
 }
 
 // environment reads --env. A name alone takes the value from here, so that a

@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 //
 //	tender ARG...      the command, in this process, at the fleet's time
 //	code N             the exit code of the last tender was N
+//	input TEXT         is what the next tender reads
 //	fleet WORD ARG...  what happens in the fleet, see below
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -59,6 +60,9 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("the exit code was %d, not %s", got, args[0])
 				}
 			},
+			"input": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Value(worldKey{}).(*world).input = strings.Join(args, " ") + "\n"
+			},
 			"fleet": happen,
 		},
 	})
@@ -71,6 +75,7 @@ type world struct {
 	fleet *apitest.Fleet
 	close func()
 	code  int
+	input string // what the next tender reads
 }
 
 func setup(env *testscript.Env) error {
@@ -117,7 +122,7 @@ func environ(ts *testscript.TestScript) []string {
 func tender(ts *testscript.TestScript, neg bool, args []string) {
 	w := ts.Value(worldKey{}).(*world)
 	a := &app{
-		Streams: Streams{In: strings.NewReader(""), Out: ts.Stdout(), Err: ts.Stderr()},
+		Streams: Streams{In: strings.NewReader(w.input), Out: ts.Stdout(), Err: ts.Stderr()},
 		env:     map[string]string{}, now: w.fleet.Now,
 	}
 	for _, kv := range environ(ts) {
@@ -130,6 +135,7 @@ func tender(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	w.code = a.run(context.Background(), args)
+	w.input = ""
 	switch {
 	case neg && w.code == 0:
 		ts.Fatalf("unexpected success")
@@ -178,6 +184,12 @@ func (w *world) happen(word string, args []string) error {
 		return err
 	case "subscribe":
 		f.Subscribe(fleet.FrameworkID(args[0]))
+	case "draining": // AGENT: once it is
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		return f.AwaitAgent(ctx, fleet.AgentID(args[0]), func(a *fleet.Agent) bool { return a.Drain != nil })
+	case "framework", "leave", "decline", "launch", "acknowledge":
+		return w.framework(word, fleet.FrameworkID(args[0]), args[1:])
 	case "tasks": // N: so many are known
 		if got := strconv.Itoa(f.Tasks()); got != args[0] {
 			return fmt.Errorf("there are %s tasks", got)
@@ -188,6 +200,48 @@ func (w *world) happen(word string, args []string) error {
 		w.close()
 	default:
 		return errors.New("no such word")
+	}
+	return nil
+}
+
+// framework makes an outside framework do something.
+func (w *world) framework(word string, id fleet.FrameworkID, args []string) error {
+	f := w.fleet
+	switch word {
+	case "framework": // ID key=value...: it connects
+		info := apitest.Info(id)
+		var suppressed []fleet.Role
+		for _, kv := range args {
+			k, v, _ := strings.Cut(kv, "=")
+			switch k {
+			case "roles":
+				info.Roles = nil
+				for r := range strings.SplitSeq(v, ",") {
+					info.Roles = append(info.Roles, fleet.Role(r))
+				}
+			case "suppressed":
+				suppressed = append(suppressed, fleet.Role(v))
+			case "plain": // without GPUs
+				info.Capabilities = []fleet.Capability{fleet.CapPartitionAware}
+			case "disk": // only on agents with that label
+				info.Constraints = map[fleet.Role]fleet.OfferConstraints{
+					info.Roles[0]: {{{Attribute: "disk", Predicate: fleet.TextEquals, Value: v}}},
+				}
+			default:
+				return fmt.Errorf("no key %q", k)
+			}
+		}
+		f.Register(info, suppressed...)
+	case "leave":
+		f.Leave(id)
+	case "decline": // ID DURATION: all that is on offer to it
+		d, err := time.ParseDuration(args[0])
+		f.Decline(id, d)
+		return err
+	case "launch": // ID TASK COMMAND...: on its first offer
+		return f.Launch(id, fleet.TaskID(args[0]), args[1:]...)
+	case "acknowledge": // ID: all updates
+		f.Acknowledge(id)
 	}
 	return nil
 }

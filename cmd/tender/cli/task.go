@@ -53,6 +53,8 @@ func state(t client.Task) string {
 	switch {
 	case s == "staging" && t.Agent == "":
 		return "waiting"
+	case t.Stopping && t.Preempted != "":
+		return s + ", making room"
 	case t.Stopping:
 		return s + ", stopping"
 	default:
@@ -119,9 +121,13 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 	if t.Resources != nil {
 		devices = strings.Join(t.Resources.GPUs, ", ")
 	}
-	fields(w, "Task", t.ID, "State", t.State, "Message", t.Message, "Waits", waits, "Reason", t.Reason, "Agent", t.Agent,
-		"Role", t.Role, "Framework", t.Framework, "Image", t.Image, "Command", strings.Join(t.Command, " "),
-		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
+	found := ""
+	if t.CheckResult != nil {
+		found = t.CheckResult.Text
+	}
+	fields(w, "Task", t.ID, "State", t.State, "Health", t.Health, "Check", found, "Message", t.Message, "Waits", waits, "Reason", t.Reason, "Agent", t.Agent,
+		"Role", t.Role, "Standing", standing(t), "Ended for", t.Preempted, "Framework", t.Framework, "Image", t.Image, "Command", strings.Join(t.Command, " "),
+		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Limits", limits(t), "Max time", maxTime(t), "Health check", checkText(t.HealthCheck), "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
 		"Submitted", ago(a.now(), t.Submitted), "Launched", ago(a.now(), t.Launched), "Ended", ago(a.now(), t.Ended))
 	var rows [][]string
 	for _, s := range t.History {
@@ -129,6 +135,19 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 	}
 	fmt.Fprintln(w)
 	table(w, "TIME STATE MESSAGE", rows)
+}
+
+// standing says how a task stands against others, where that is out of the
+// ordinary.
+func standing(t client.Task) string {
+	var words []string
+	if t.Priority != 0 {
+		words = append(words, fmt.Sprintf("priority %d", t.Priority))
+	}
+	if t.Revocable {
+		words = append(words, "revocable")
+	}
+	return strings.Join(words, ", ")
 }
 
 func waitText(w client.Waiting) string {
@@ -174,37 +193,6 @@ its agent has stopped it; one that waits to be placed ends at once.`,
 		}))
 	})
 	return cmd
-}
-
-func (a *app) whyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "why TASK",
-		Short:   "Say why a task waits: what each agent lacks for it",
-		Example: "  tender why train-1",
-		Args:    arity(1, 1, "TASK"),
-		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			y, err := c.Why(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(y, func(w io.Writer) {
-				if y.Waiting == nil {
-					fmt.Fprintf(w, "%s does not wait: it is %s\n", clean(y.Task), clean(y.State))
-					return
-				}
-				fmt.Fprintf(w, "%s waits: %s\n", clean(y.Task), clean(waitText(*y.Waiting)))
-				if len(y.Agents) == 0 {
-					return
-				}
-				var rows [][]string
-				for _, r := range y.Agents {
-					rows = append(rows, []string{r.Agent, r.Reason})
-				}
-				fmt.Fprintln(w)
-				table(w, "AGENT REASON", rows)
-			})
-		}),
-	}
 }
 
 func (a *app) taskLogs() *cobra.Command {

@@ -148,6 +148,9 @@ func (a *agent) begin(f *Fleet, id fleet.TaskID) {
 		return
 	}
 	a.report(f, id, fleet.Status{State: fleet.TaskRunning, ExitCode: -1})
+	if a.tasks[id].spec.Health != nil {
+		a.check(f, id, word == "sick")
+	}
 	n, _ := strconv.Atoi(rest)
 	switch word {
 	case "echo", "warn":
@@ -160,6 +163,22 @@ func (a *agent) begin(f *Fleet, id fleet.TaskID) {
 	case "oom":
 		a.end(f, id, fleet.Status{State: fleet.TaskFailed, ExitCode: -1, OOM: true, Reason: fleet.ReasonMemoryLimit, Message: "out of memory: the limit is 512 MiB"})
 	}
+}
+
+// check is the task's health check: that of a "sick" one fails.
+func (a *agent) check(f *Fleet, id fleet.TaskID, sick bool) {
+	st := fleet.Status{State: fleet.TaskRunning, ExitCode: -1, Health: fleet.TaskHealthy, Reason: fleet.ReasonHealthUpdated, Message: "healthy"}
+	if !sick {
+		a.report(f, id, st)
+		return
+	}
+	const cause = "its health check failed 3 times in a row, at last: no answer within 20s"
+	st.Health, st.Message = fleet.TaskUnhealthy, "unhealthy: no answer within 20s"
+	a.report(f, id, st)
+	st.State, st.Message = fleet.TaskKilling, cause
+	a.report(f, id, st)
+	st.State, st.Signal, st.Message = fleet.TaskKilled, 15, cause+"; ended by signal 15"
+	a.end(f, id, st)
 }
 
 func (a *agent) exit(f *Fleet, id fleet.TaskID, code int) {

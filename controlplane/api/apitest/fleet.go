@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/framework"
@@ -40,6 +39,9 @@ type Fleet struct {
 	ids     map[string]int
 	status  api.Status
 	fail    error
+	// reserved is what came of the last reservation.
+	reserved state.Result
+	conns    uint64 // of outside frameworks
 }
 
 var _ api.Backend = (*Fleet)(nil)
@@ -186,6 +188,8 @@ func (f *Fleet) perform(act leader.Action) {
 		}
 	case leader.Assign:
 		f.assign(act)
+	case leader.Reserved:
+		f.reserved = act.Result
 	}
 	for _, ev := range answers {
 		f.step(ev)
@@ -226,15 +230,27 @@ func (f *Fleet) Soft(ctx context.Context) (api.Soft, error) {
 	return s, nil
 }
 
-// Why asks the leader.
-func (f *Fleet) Why(ctx context.Context, id fleet.TaskID) ([]allocator.Refusal, bool, error) {
+// Ask calls look with the leader.
+func (f *Fleet) Ask(ctx context.Context, look func(*leader.Leader)) error {
 	if err := f.check(ctx); err != nil {
-		return nil, false, err
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	refusals, never := f.leader.Why(f.now, id)
-	return refusals, never, nil
+	look(f.leader)
+	return nil
+}
+
+// Reserve commits at once.
+func (f *Fleet) Reserve(ctx context.Context, ev leader.Reserve) (res state.Result, err error) {
+	if err := f.check(ctx); err != nil {
+		return res, err
+	}
+	ev.Seq = 1 // one at a time
+	f.do(func() { f.step(ev) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reserved, f.reserved.Err()
 }
 
 // Status is what SetStatus said.
@@ -286,6 +302,22 @@ func (f *Fleet) Await(ctx context.Context, id fleet.TaskID, s fleet.TaskState) e
 		case <-changed:
 		case <-ctx.Done():
 			return fmt.Errorf("task %s is %v, not %v: %w", id, f.State(id), s, ctx.Err())
+		}
+	}
+}
+
+// AwaitAgent returns once an agent is as it should be, or with the error of ctx.
+func (f *Fleet) AwaitAgent(ctx context.Context, id fleet.AgentID, is func(*fleet.Agent) bool) error {
+	for {
+		changed, ok := f.Changed(), false
+		f.Stale(func(st *state.State) { ok = st.Agents[id] != nil && is(st.Agents[id]) })
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("agent %s: %w", id, ctx.Err())
 		}
 	}
 }

@@ -157,7 +157,7 @@ func (c *caller) update(in *pb.Call_UpdateFramework) ([]leader.Event, error) {
 	}
 	info.ID = c.info.ID
 	// The leader would refuse what cannot be compiled, and nobody would hear it.
-	if err := (*allocator.Allocator)(nil).Check(info); err != nil {
+	if err := allocator.CheckFramework(info); err != nil {
 		return nil, invalid("offer_constraints: %v", err)
 	}
 	c.st.redescribe(info)

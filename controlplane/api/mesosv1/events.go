@@ -182,6 +182,7 @@ func (v view) status(u leader.Update) *pb.TaskStatus {
 	if !u.Unreachable.IsZero() {
 		out.UnreachableTime = &pb.TimeInfo{Nanoseconds: new(u.Unreachable.UnixNano())}
 	}
+	out.Healthy, out.CheckStatus = healthy(u.Status), checkStatus(u.Status.Check)
 	if u.ID != "" {
 		out.ContainerStatus = &pb.ContainerStatus{ContainerId: &pb.ContainerID{Value: new(string(u.Status.Task))}}
 	}

@@ -27,6 +27,7 @@ func specification(f *fleet.FrameworkInfo, in *pb.TaskInfo, image string) (fleet
 		readContainer(&s, in.Container),
 		readCommand(&s, in.GetCommand(), docker),
 		readEnvironment(&s, in.GetCommand().GetEnvironment()),
+		readLife(&s, in),
 	} {
 		if err != nil {
 			return s, err
@@ -49,10 +50,6 @@ var unsupported = []struct {
 	field string
 	set   func(*pb.TaskInfo) bool
 }{
-	{"health_check", func(t *pb.TaskInfo) bool { return t.HealthCheck != nil }},
-	{"check", func(t *pb.TaskInfo) bool { return t.Check != nil }},
-	{"max_completion_time", func(t *pb.TaskInfo) bool { return t.MaxCompletionTime != nil }},
-	{"limits", func(t *pb.TaskInfo) bool { return len(t.GetLimits()) > 0 }},
 	{"command.uris", func(t *pb.TaskInfo) bool { return len(t.GetCommand().GetUris()) > 0 }},
 }
 
@@ -202,13 +199,14 @@ func duration(what string, d *pb.DurationInfo) (time.Duration, error) {
 // maxRefuse is Mesos's cap of refuse_seconds.
 const maxRefuse = 365 * 24 * time.Hour
 
-// filtersOf reads filters. Where a call has none, Mesos's default of 5 seconds
-// holds all the same: resources that are not used count as refused whether or
-// not filters came along.
+// filtersOf reads filters, nil where a call has none.
 func filtersOf(in *pb.Filters) *fleet.Filters {
+	if in == nil {
+		return nil
+	}
 	seconds := in.GetRefuseSeconds()
 	switch {
-	case in == nil || math.IsNaN(seconds) || seconds < 0:
+	case math.IsNaN(seconds) || seconds < 0:
 		return &fleet.Filters{Refuse: fleet.DefaultRefuse}
 	case seconds >= maxRefuse.Seconds():
 		return &fleet.Filters{Refuse: maxRefuse}

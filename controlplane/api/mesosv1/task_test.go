@@ -3,6 +3,7 @@ package mesosv1
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -100,10 +101,15 @@ func TestTasksAreRefused(t *testing.T) {
 		"arguments and no program":   {`, "command": {"shell": false, "arguments": ["x"]}`, "name the program in value"},
 		"URIs":                       {`, "command": {"value": "x", "uris": [{"value": "http://example.org/x"}]}`, "command.uris is not supported"},
 		"a secret":                   {`, "command": {"value": "x", "environment": {"variables": [{"name": "A", "type": "SECRET", "secret": {"type": "VALUE", "value": {"data": "eA=="}}}]}}`, "environment variable A is a secret"},
-		"a health check":             {`, "health_check": {"type": "TCP", "tcp": {"port": 80}}` + sleep, "health_check is not supported"},
-		"a check":                    {`, "check": {"type": "TCP", "tcp": {"port": 80}}` + sleep, "check is not supported"},
-		"a time limit":               {`, "max_completion_time": {"nanoseconds": 1}` + sleep, "max_completion_time is not supported"},
-		"limits":                     {`, "limits": {"cpus": {"value": 2}}` + sleep, "limits is not supported"},
+		"a health check of no type":  {`, "health_check": {"tcp": {"port": 80}}` + sleep, "health_check: its type is missing"},
+		"a health check of nothing":  {`, "health_check": {"type": "HTTP"}` + sleep, "has the field http"},
+		"a health check of no port":  {`, "health_check": {"type": "TCP", "tcp": {"port": 0}}` + sleep, "port 0"},
+		"a health check in the past": {`, "health_check": {"type": "TCP", "tcp": {"port": 80}, "delay_seconds": -1}` + sleep, "delay_seconds -1 is out of range"},
+		"a check over IPv6":          {`, "health_check": {"type": "TCP", "tcp": {"port": 80, "protocol": "IPv6"}}` + sleep, "over IPv6"},
+		"a check without a command":  {`, "check": {"type": "COMMAND"}` + sleep, "check: a check of type COMMAND has a command"},
+		"a time limit below zero":    {`, "max_completion_time": {"nanoseconds": -1}` + sleep, "max_completion_time is less than zero"},
+		"a limit of ports":           {`, "limits": {"ports": {"value": 2}}` + sleep, "ports has no limit"},
+		"a limit of nothing":         {`, "limits": {"mem": {"value": 0}}` + sleep, "mem 0 is no limit"},
 		"a grace period below zero":  {`, "kill_policy": {"grace_period": {"nanoseconds": -1}}` + sleep, "less than zero"},
 		"a volume":                   {`, "container": {"type": "MESOS", "volumes": [{"container_path": "/x", "mode": "RW"}]}` + sleep, "container.volumes is not supported"},
 		"a network of its own":       {`, "container": {"type": "MESOS", "network_infos": [{"name": "net"}]}` + sleep, "container.network_infos"},
@@ -150,11 +156,13 @@ func TestTaskIDs(t *testing.T) {
 }
 
 func TestFilters(t *testing.T) {
+	if got := filtersOf(nil); got != nil {
+		t.Errorf("no filters are %v", got)
+	}
 	for _, tt := range []struct {
 		in   *pb.Filters
 		want time.Duration
 	}{
-		{nil, 5 * time.Second},
 		{&pb.Filters{}, 5 * time.Second},
 		{&pb.Filters{RefuseSeconds: new(0.0)}, 0},
 		{&pb.Filters{RefuseSeconds: new(0.25)}, 250 * time.Millisecond},
@@ -166,6 +174,35 @@ func TestFilters(t *testing.T) {
 		if got := filtersOf(tt.in); got == nil || got.Refuse != tt.want {
 			t.Errorf("%v is %v, want %v", tt.in, got, tt.want)
 		}
+	}
+}
+
+func TestChecksLimitsAndTime(t *testing.T) {
+	got, err := specification(&fleet.FrameworkInfo{}, readTask(t, `, "command": {"value": "serve"},
+		"health_check": {"type": "HTTP", "http": {"port": 8080, "path": "/ok", "statuses": [200, 204]}, "grace_period_seconds": 2.5, "consecutive_failures": 0, "timeout_seconds": 0},
+		"check": {"type": "COMMAND", "command": {"command": {"value": "test -e /ready", "environment": {"variables": [{"name": "A", "value": "b"}]}}}, "interval_seconds": 1},
+		"max_completion_time": {"nanoseconds": 90000000000},
+		"limits": {"cpus": {"value": "Infinity"}, "mem": {"value": 512}}`), DefaultImage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	health := fleet.Check{
+		Kind: fleet.CheckHTTP, Port: 8080, Path: "/ok", Scheme: "", Statuses: []int{200, 204},
+		Delay: 15 * time.Second, Interval: 10 * time.Second, Timeout: 24 * time.Hour, Grace: 2500 * time.Millisecond,
+		ConsecutiveFailures: 1,
+	}
+	check := fleet.Check{
+		Kind: fleet.CheckCommand, Command: []string{"/bin/sh", "-c", "test -e /ready"}, Env: map[string]string{"A": "b"},
+		Delay: 15 * time.Second, Interval: time.Second, Timeout: 20 * time.Second,
+	}
+	if got.Health == nil || !reflect.DeepEqual(*got.Health, health) {
+		t.Errorf("health check %+v, want %+v", got.Health, health)
+	}
+	if got.Check == nil || !reflect.DeepEqual(*got.Check, check) {
+		t.Errorf("check %+v, want %+v", got.Check, check)
+	}
+	if want := (fleet.Limits{CPUs: fleet.Unlimited, Mem: fleet.Whole(512)}); got.Limits != want || got.MaxCompletion != 90*time.Second {
+		t.Errorf("limits %+v, at most %v", got.Limits, got.MaxCompletion)
 	}
 }
 

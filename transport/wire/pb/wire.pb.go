@@ -27,6 +27,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// TaskHealth has the numbers of fleet.TaskHealth.
+type TaskHealth int32
+
+const (
+	TaskHealth_TASK_HEALTH_UNKNOWN   TaskHealth = 0
+	TaskHealth_TASK_HEALTH_HEALTHY   TaskHealth = 1
+	TaskHealth_TASK_HEALTH_UNHEALTHY TaskHealth = 2
+)
+
+// Enum value maps for TaskHealth.
+var (
+	TaskHealth_name = map[int32]string{
+		0: "TASK_HEALTH_UNKNOWN",
+		1: "TASK_HEALTH_HEALTHY",
+		2: "TASK_HEALTH_UNHEALTHY",
+	}
+	TaskHealth_value = map[string]int32{
+		"TASK_HEALTH_UNKNOWN":   0,
+		"TASK_HEALTH_HEALTHY":   1,
+		"TASK_HEALTH_UNHEALTHY": 2,
+	}
+)
+
+func (x TaskHealth) Enum() *TaskHealth {
+	p := new(TaskHealth)
+	*p = x
+	return p
+}
+
+func (x TaskHealth) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TaskHealth) Descriptor() protoreflect.EnumDescriptor {
+	return file_wire_proto_enumTypes[0].Descriptor()
+}
+
+func (TaskHealth) Type() protoreflect.EnumType {
+	return &file_wire_proto_enumTypes[0]
+}
+
+func (x TaskHealth) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TaskHealth.Descriptor instead.
+func (TaskHealth) EnumDescriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{0}
+}
+
 // TaskState has the numbers and the names of fleet.TaskState.
 type TaskState int32
 
@@ -97,11 +147,11 @@ func (x TaskState) String() string {
 }
 
 func (TaskState) Descriptor() protoreflect.EnumDescriptor {
-	return file_wire_proto_enumTypes[0].Descriptor()
+	return file_wire_proto_enumTypes[1].Descriptor()
 }
 
 func (TaskState) Type() protoreflect.EnumType {
-	return &file_wire_proto_enumTypes[0]
+	return &file_wire_proto_enumTypes[1]
 }
 
 func (x TaskState) Number() protoreflect.EnumNumber {
@@ -110,7 +160,7 @@ func (x TaskState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TaskState.Descriptor instead.
 func (TaskState) EnumDescriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{0}
+	return file_wire_proto_rawDescGZIP(), []int{1}
 }
 
 // Health has the numbers of gpu.Health.
@@ -153,11 +203,11 @@ func (x Health) String() string {
 }
 
 func (Health) Descriptor() protoreflect.EnumDescriptor {
-	return file_wire_proto_enumTypes[1].Descriptor()
+	return file_wire_proto_enumTypes[2].Descriptor()
 }
 
 func (Health) Type() protoreflect.EnumType {
-	return &file_wire_proto_enumTypes[1]
+	return &file_wire_proto_enumTypes[2]
 }
 
 func (x Health) Number() protoreflect.EnumNumber {
@@ -166,7 +216,7 @@ func (x Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Health.Descriptor instead.
 func (Health) EnumDescriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{1}
+	return file_wire_proto_rawDescGZIP(), []int{2}
 }
 
 // Envelope is one frame. A frame without a known body comes from a newer peer.
@@ -950,20 +1000,24 @@ func (x *Assignment) GetSeq() uint64 {
 }
 
 type TaskSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
-	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
-	Env           map[string]string      `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	WorkDir       string                 `protobuf:"bytes,5,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
-	User          string                 `protobuf:"bytes,6,opt,name=user,proto3" json:"user,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,7,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Network       string                 `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
-	Pids          int64                  `protobuf:"varint,9,opt,name=pids,proto3" json:"pids,omitempty"`
-	KillGraceNs   int64                  `protobuf:"varint,10,opt,name=kill_grace_ns,json=killGraceNs,proto3" json:"kill_grace_ns,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Image           string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Command         []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	Env             map[string]string      `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	WorkDir         string                 `protobuf:"bytes,5,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
+	User            string                 `protobuf:"bytes,6,opt,name=user,proto3" json:"user,omitempty"`
+	ReadOnly        bool                   `protobuf:"varint,7,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Network         string                 `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	Pids            int64                  `protobuf:"varint,9,opt,name=pids,proto3" json:"pids,omitempty"`
+	KillGraceNs     int64                  `protobuf:"varint,10,opt,name=kill_grace_ns,json=killGraceNs,proto3" json:"kill_grace_ns,omitempty"`
+	Labels          map[string]string      `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Health          *Check                 `protobuf:"bytes,12,opt,name=health,proto3" json:"health,omitempty"`
+	Check           *Check                 `protobuf:"bytes,13,opt,name=check,proto3" json:"check,omitempty"`
+	MaxCompletionNs int64                  `protobuf:"varint,14,opt,name=max_completion_ns,json=maxCompletionNs,proto3" json:"max_completion_ns,omitempty"`
+	Limits          *Limits                `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TaskSpec) Reset() {
@@ -1073,6 +1127,219 @@ func (x *TaskSpec) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *TaskSpec) GetHealth() *Check {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetCheck() *Check {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetMaxCompletionNs() int64 {
+	if x != nil {
+		return x.MaxCompletionNs
+	}
+	return 0
+}
+
+func (x *TaskSpec) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type Check struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Kind                string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Command             []string               `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	Env                 map[string]string      `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Port                int64                  `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	Scheme              string                 `protobuf:"bytes,5,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	Path                string                 `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"`
+	Statuses            []int64                `protobuf:"varint,7,rep,packed,name=statuses,proto3" json:"statuses,omitempty"`
+	DelayNs             int64                  `protobuf:"varint,8,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
+	IntervalNs          int64                  `protobuf:"varint,9,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"`
+	TimeoutNs           int64                  `protobuf:"varint,10,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
+	ConsecutiveFailures int64                  `protobuf:"varint,11,opt,name=consecutive_failures,json=consecutiveFailures,proto3" json:"consecutive_failures,omitempty"`
+	GraceNs             int64                  `protobuf:"varint,12,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_wire_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Check) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Check) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Check) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *Check) GetPort() int64 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Check) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *Check) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Check) GetStatuses() []int64 {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *Check) GetDelayNs() int64 {
+	if x != nil {
+		return x.DelayNs
+	}
+	return 0
+}
+
+func (x *Check) GetIntervalNs() int64 {
+	if x != nil {
+		return x.IntervalNs
+	}
+	return 0
+}
+
+func (x *Check) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *Check) GetConsecutiveFailures() int64 {
+	if x != nil {
+		return x.ConsecutiveFailures
+	}
+	return 0
+}
+
+func (x *Check) GetGraceNs() int64 {
+	if x != nil {
+		return x.GraceNs
+	}
+	return 0
+}
+
+// Limits are in thousandths; 0: the request, -1: none.
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cpus          int64                  `protobuf:"zigzag64,1,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	Mem           int64                  `protobuf:"zigzag64,2,opt,name=mem,proto3" json:"mem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_wire_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Limits) GetCpus() int64 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Limits) GetMem() int64 {
+	if x != nil {
+		return x.Mem
+	}
+	return 0
+}
+
 // Resources are what anybody may be given, and parts by class. Parts have no
 // parts: a schema without recursion needs no limit on depth.
 type Resources struct {
@@ -1085,7 +1352,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1364,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1377,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Resources) GetFlat() *Flat {
@@ -1143,7 +1410,7 @@ type Flat struct {
 
 func (x *Flat) Reset() {
 	*x = Flat{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1422,7 @@ func (x *Flat) String() string {
 func (*Flat) ProtoMessage() {}
 
 func (x *Flat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1435,7 @@ func (x *Flat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flat.ProtoReflect.Descriptor instead.
 func (*Flat) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Flat) GetCpus() int64 {
@@ -1230,7 +1497,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1509,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1522,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1282,7 +1549,7 @@ type Amount struct {
 
 func (x *Amount) Reset() {
 	*x = Amount{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1561,7 @@ func (x *Amount) String() string {
 func (*Amount) ProtoMessage() {}
 
 func (x *Amount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1574,7 @@ func (x *Amount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Amount.ProtoReflect.Descriptor instead.
 func (*Amount) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Amount) GetName() string {
@@ -1336,7 +1603,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1615,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1628,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Part) GetRevocable() bool {
@@ -1397,7 +1664,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1676,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1689,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Reservation) GetRole() string {
@@ -1463,7 +1730,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1742,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1755,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Label) GetKey() string {
@@ -1514,7 +1781,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1793,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1806,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -1560,7 +1827,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1839,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1852,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -1619,13 +1886,15 @@ type Status struct {
 	ExitCode      int64                  `protobuf:"zigzag64,6,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	Signal        int64                  `protobuf:"zigzag64,7,opt,name=signal,proto3" json:"signal,omitempty"`
 	Oom           bool                   `protobuf:"varint,8,opt,name=oom,proto3" json:"oom,omitempty"`
+	Health        TaskHealth             `protobuf:"varint,9,opt,name=health,proto3,enum=tender.wire.TaskHealth" json:"health,omitempty"`
+	Check         *CheckResult           `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1906,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1919,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Status) GetTask() string {
@@ -1709,6 +1978,96 @@ func (x *Status) GetOom() bool {
 	return false
 }
 
+func (x *Status) GetHealth() TaskHealth {
+	if x != nil {
+		return x.Health
+	}
+	return TaskHealth_TASK_HEALTH_UNKNOWN
+}
+
+func (x *Status) GetCheck() *CheckResult {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+type CheckResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Known         bool                   `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
+	ExitCode      int64                  `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	StatusCode    int64                  `protobuf:"varint,4,opt,name=status_code,json=statusCode,proto3" json:"status_code,omitempty"`
+	Connected     bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResult) Reset() {
+	*x = CheckResult{}
+	mi := &file_wire_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResult) ProtoMessage() {}
+
+func (x *CheckResult) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
+func (*CheckResult) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CheckResult) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CheckResult) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *CheckResult) GetExitCode() int64 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *CheckResult) GetStatusCode() int64 {
+	if x != nil {
+		return x.StatusCode
+	}
+	return 0
+}
+
+func (x *CheckResult) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
 type Acks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Acks          []*Ack                 `protobuf:"bytes,1,rep,name=acks,proto3" json:"acks,omitempty"`
@@ -1718,7 +2077,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2089,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2102,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -1764,7 +2123,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2135,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2148,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ack) GetTask() string {
@@ -1823,7 +2182,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2194,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2207,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -1883,7 +2242,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2254,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2267,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Device) GetUuid() string {
@@ -1997,7 +2356,7 @@ type Readings struct {
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2368,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2381,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -2094,7 +2453,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2465,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2478,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2167,7 +2526,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2538,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2551,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Goaway) GetText() string {
@@ -2218,7 +2577,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2589,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2602,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -2264,7 +2623,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2635,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2648,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2326,7 +2685,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2697,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2710,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2399,7 +2758,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2770,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2783,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -2449,7 +2808,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2820,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2833,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -2551,7 +2910,7 @@ const file_wire_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x01(\v2\x16.tender.wire.ResourcesR\tresources\x12\x12\n" +
 	"\x04kill\x18\x04 \x01(\bR\x04kill\x12\"\n" +
 	"\rkill_grace_ns\x18\x05 \x01(\x03R\vkillGraceNs\x12\x10\n" +
-	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\xcc\x03\n" +
+	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\xfb\x04\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -2564,13 +2923,39 @@ const file_wire_proto_rawDesc = "" +
 	"\x04pids\x18\t \x01(\x03R\x04pids\x12\"\n" +
 	"\rkill_grace_ns\x18\n" +
 	" \x01(\x03R\vkillGraceNs\x129\n" +
-	"\x06labels\x18\v \x03(\v2!.tender.wire.TaskSpec.LabelsEntryR\x06labels\x1a6\n" +
+	"\x06labels\x18\v \x03(\v2!.tender.wire.TaskSpec.LabelsEntryR\x06labels\x12*\n" +
+	"\x06health\x18\f \x01(\v2\x12.tender.wire.CheckR\x06health\x12(\n" +
+	"\x05check\x18\r \x01(\v2\x12.tender.wire.CheckR\x05check\x12*\n" +
+	"\x11max_completion_ns\x18\x0e \x01(\x03R\x0fmaxCompletionNs\x12+\n" +
+	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x03\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
+	"\acommand\x18\x02 \x03(\tR\acommand\x12-\n" +
+	"\x03env\x18\x03 \x03(\v2\x1b.tender.wire.Check.EnvEntryR\x03env\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\x03R\x04port\x12\x16\n" +
+	"\x06scheme\x18\x05 \x01(\tR\x06scheme\x12\x12\n" +
+	"\x04path\x18\x06 \x01(\tR\x04path\x12\x1a\n" +
+	"\bstatuses\x18\a \x03(\x03R\bstatuses\x12\x19\n" +
+	"\bdelay_ns\x18\b \x01(\x03R\adelayNs\x12\x1f\n" +
+	"\vinterval_ns\x18\t \x01(\x03R\n" +
+	"intervalNs\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\n" +
+	" \x01(\x03R\ttimeoutNs\x121\n" +
+	"\x14consecutive_failures\x18\v \x01(\x03R\x13consecutiveFailures\x12\x19\n" +
+	"\bgrace_ns\x18\f \x01(\x03R\agraceNs\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
+	"\x06Limits\x12\x12\n" +
+	"\x04cpus\x18\x01 \x01(\x12R\x04cpus\x12\x10\n" +
+	"\x03mem\x18\x02 \x01(\x12R\x03mem\"[\n" +
 	"\tResources\x12%\n" +
 	"\x04flat\x18\x01 \x01(\v2\x11.tender.wire.FlatR\x04flat\x12'\n" +
 	"\x05parts\x18\x02 \x03(\v2\x11.tender.wire.PartR\x05parts\"\xdc\x01\n" +
@@ -2605,7 +2990,7 @@ const file_wire_proto_rawDesc = "" +
 	"\fStatusUpdate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12+\n" +
-	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xdc\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xbd\x02\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.tender.wire.TaskStateR\x05state\x12\x17\n" +
@@ -2614,7 +2999,17 @@ const file_wire_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1b\n" +
 	"\texit_code\x18\x06 \x01(\x12R\bexitCode\x12\x16\n" +
 	"\x06signal\x18\a \x01(\x12R\x06signal\x12\x10\n" +
-	"\x03oom\x18\b \x01(\bR\x03oom\",\n" +
+	"\x03oom\x18\b \x01(\bR\x03oom\x12/\n" +
+	"\x06health\x18\t \x01(\x0e2\x17.tender.wire.TaskHealthR\x06health\x12.\n" +
+	"\x05check\x18\n" +
+	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\"\x93\x01\n" +
+	"\vCheckResult\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1b\n" +
+	"\texit_code\x18\x03 \x01(\x03R\bexitCode\x12\x1f\n" +
+	"\vstatus_code\x18\x04 \x01(\x03R\n" +
+	"statusCode\x12\x1c\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnected\",\n" +
 	"\x04Acks\x12$\n" +
 	"\x04acks\x18\x01 \x03(\v2\x10.tender.wire.AckR\x04acks\"Q\n" +
 	"\x03Ack\x12\x12\n" +
@@ -2674,7 +3069,12 @@ const file_wire_proto_rawDesc = "" +
 	"\bLogChunk\x12\x16\n" +
 	"\x06stderr\x18\x01 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\b\n" +
-	"\x06LogEnd*\xa2\x02\n" +
+	"\x06LogEnd*Y\n" +
+	"\n" +
+	"TaskHealth\x12\x17\n" +
+	"\x13TASK_HEALTH_UNKNOWN\x10\x00\x12\x17\n" +
+	"\x13TASK_HEALTH_HEALTHY\x10\x01\x12\x19\n" +
+	"\x15TASK_HEALTH_UNHEALTHY\x10\x02*\xa2\x02\n" +
 	"\tTaskState\x12\x14\n" +
 	"\x10TASK_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fTASK_STAGING\x10\x01\x12\x11\n" +
@@ -2712,87 +3112,98 @@ func file_wire_proto_rawDescGZIP() []byte {
 	return file_wire_proto_rawDescData
 }
 
-var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_wire_proto_goTypes = []any{
-	(TaskState)(0),       // 0: tender.wire.TaskState
-	(Health)(0),          // 1: tender.wire.Health
-	(*Envelope)(nil),     // 2: tender.wire.Envelope
-	(*Hello)(nil),        // 3: tender.wire.Hello
-	(*Welcome)(nil),      // 4: tender.wire.Welcome
-	(*Refusal)(nil),      // 5: tender.wire.Refusal
-	(*Pull)(nil),         // 6: tender.wire.Pull
-	(*Desired)(nil),      // 7: tender.wire.Desired
-	(*Assignment)(nil),   // 8: tender.wire.Assignment
-	(*TaskSpec)(nil),     // 9: tender.wire.TaskSpec
-	(*Resources)(nil),    // 10: tender.wire.Resources
-	(*Flat)(nil),         // 11: tender.wire.Flat
-	(*PortRange)(nil),    // 12: tender.wire.PortRange
-	(*Amount)(nil),       // 13: tender.wire.Amount
-	(*Part)(nil),         // 14: tender.wire.Part
-	(*Reservation)(nil),  // 15: tender.wire.Reservation
-	(*Label)(nil),        // 16: tender.wire.Label
-	(*Report)(nil),       // 17: tender.wire.Report
-	(*StatusUpdate)(nil), // 18: tender.wire.StatusUpdate
-	(*Status)(nil),       // 19: tender.wire.Status
-	(*Acks)(nil),         // 20: tender.wire.Acks
-	(*Ack)(nil),          // 21: tender.wire.Ack
-	(*Capacity)(nil),     // 22: tender.wire.Capacity
-	(*Device)(nil),       // 23: tender.wire.Device
-	(*Readings)(nil),     // 24: tender.wire.Readings
-	(*GPUReading)(nil),   // 25: tender.wire.GPUReading
-	(*Goaway)(nil),       // 26: tender.wire.Goaway
-	(*RenewRequest)(nil), // 27: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 28: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 29: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 30: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 31: tender.wire.LogEnd
-	nil,                  // 32: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 33: tender.wire.TaskSpec.LabelsEntry
+	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
+	(TaskState)(0),       // 1: tender.wire.TaskState
+	(Health)(0),          // 2: tender.wire.Health
+	(*Envelope)(nil),     // 3: tender.wire.Envelope
+	(*Hello)(nil),        // 4: tender.wire.Hello
+	(*Welcome)(nil),      // 5: tender.wire.Welcome
+	(*Refusal)(nil),      // 6: tender.wire.Refusal
+	(*Pull)(nil),         // 7: tender.wire.Pull
+	(*Desired)(nil),      // 8: tender.wire.Desired
+	(*Assignment)(nil),   // 9: tender.wire.Assignment
+	(*TaskSpec)(nil),     // 10: tender.wire.TaskSpec
+	(*Check)(nil),        // 11: tender.wire.Check
+	(*Limits)(nil),       // 12: tender.wire.Limits
+	(*Resources)(nil),    // 13: tender.wire.Resources
+	(*Flat)(nil),         // 14: tender.wire.Flat
+	(*PortRange)(nil),    // 15: tender.wire.PortRange
+	(*Amount)(nil),       // 16: tender.wire.Amount
+	(*Part)(nil),         // 17: tender.wire.Part
+	(*Reservation)(nil),  // 18: tender.wire.Reservation
+	(*Label)(nil),        // 19: tender.wire.Label
+	(*Report)(nil),       // 20: tender.wire.Report
+	(*StatusUpdate)(nil), // 21: tender.wire.StatusUpdate
+	(*Status)(nil),       // 22: tender.wire.Status
+	(*CheckResult)(nil),  // 23: tender.wire.CheckResult
+	(*Acks)(nil),         // 24: tender.wire.Acks
+	(*Ack)(nil),          // 25: tender.wire.Ack
+	(*Capacity)(nil),     // 26: tender.wire.Capacity
+	(*Device)(nil),       // 27: tender.wire.Device
+	(*Readings)(nil),     // 28: tender.wire.Readings
+	(*GPUReading)(nil),   // 29: tender.wire.GPUReading
+	(*Goaway)(nil),       // 30: tender.wire.Goaway
+	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 32: tender.wire.Certificate
+	(*LogsRequest)(nil),  // 33: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 34: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 35: tender.wire.LogEnd
+	nil,                  // 36: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 37: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 38: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
-	3,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
-	4,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
-	5,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
-	6,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
-	7,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	17, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	20, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	22, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	24, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	26, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	27, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	28, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	29, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	30, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	31, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	22, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	8,  // 16: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	9,  // 17: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	10, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	32, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	33, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 21: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	14, // 22: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	12, // 23: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	13, // 24: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	13, // 25: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	15, // 26: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	11, // 27: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	16, // 28: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	18, // 29: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	19, // 30: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	0,  // 31: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	21, // 32: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	10, // 33: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	23, // 34: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	1,  // 35: tender.wire.Device.health:type_name -> tender.wire.Health
-	25, // 36: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
+	5,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
+	6,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
+	7,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
+	8,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
+	20, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	24, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	26, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	28, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	33, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	34, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	35, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	26, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	9,  // 16: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	10, // 17: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	13, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	36, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	37, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	11, // 21: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	11, // 22: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	12, // 23: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	38, // 24: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	14, // 25: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	17, // 26: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	15, // 27: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	16, // 28: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	16, // 29: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	18, // 30: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	14, // 31: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	19, // 32: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	21, // 33: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	22, // 34: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 35: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 36: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	23, // 37: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	25, // 38: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	13, // 39: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	27, // 40: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 41: tender.wire.Device.health:type_name -> tender.wire.Health
+	29, // 42: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2822,8 +3233,8 @@ func file_wire_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   32,
+			NumEnums:      3,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
