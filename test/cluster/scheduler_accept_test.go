@@ -148,12 +148,9 @@ func TestTasksThatAreInvalid(t *testing.T) {
 			}
 			delete(says, id)
 		}
-		// Until the filter of the ACCEPT has ended nothing else is offered.
-		began := time.Now()
 		if o := s.Offer(); amount(o, "cpus") != 3 || amount(o, "mem") != 4096-64 {
 			t.Errorf("what is left is %v", o)
 		}
-		within(t, "the default filter", time.Since(began), 3*time.Second, 7*time.Second)
 	})
 }
 
@@ -168,7 +165,7 @@ func TestDeclinedOffers(t *testing.T) {
 			filters *pb.Filters
 			lo, hi  time.Duration
 		}{
-			"none":                 {nil, 4 * time.Second, 7 * time.Second},
+			"none":                 {nil, 500 * time.Millisecond, 3 * time.Second},
 			"the default":          {&pb.Filters{}, 4 * time.Second, 7 * time.Second},
 			"not for a moment":     {&pb.Filters{RefuseSeconds: new(0.0)}, 0, 2 * time.Second},
 			"for a while":          {&pb.Filters{RefuseSeconds: new(20.0)}, 19 * time.Second, 22 * time.Second},
@@ -274,6 +271,9 @@ func TestSchedulerLaunchesAGroup(t *testing.T) {
 		if o = s.Offer(); amount(o, "cpus") != 0.9 || amount(o, "mem") != 4096-3*64-32 {
 			t.Errorf("what is left is %v", o)
 		}
+		f.Await("the group runs", time.Minute, func() bool {
+			return !slices.ContainsFunc(f.Tasks(), func(id fleet.TaskID) bool { return f.State(id) != fleet.TaskRunning }) && len(f.Tasks()) == 3
+		})
 		s.Call(&pb.Call{Type: pb.Call_SHUTDOWN.Enum(), Shutdown: &pb.Call_Shutdown{ExecutorId: &pb.ExecutorID{Value: new("ex")}, AgentId: o.GetAgentId()}})
 		ends(map[string]pb.TaskState{"a": pb.TaskState_TASK_KILLED, "b": pb.TaskState_TASK_KILLED, "c": pb.TaskState_TASK_KILLED})
 
@@ -317,12 +317,15 @@ func TestSchedulerReserves(t *testing.T) {
 				t.Fatalf("it was told %v", st)
 			}
 		}
-		soft, err := f.Leader().Soft(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		left := map[string]float64{}
+		for _, r := range s.Offer().GetResources() {
+			for range r.GetReservations() {
+				left["reserved "+r.GetName()] += r.GetScalar().GetValue()
+			}
+			left[r.GetName()] += r.GetScalar().GetValue()
 		}
-		if free := soft.Agents[fleet.AgentID(o.GetAgentId().GetValue())].Free; free.String() != "cpus:2;mem:3968;disk:10000;cpus(batch):1;mem(batch):64" {
-			t.Errorf("what is free is %s", free)
+		if left["cpus"] != 3 || left["reserved cpus"] != 1 || left["mem"] != 4096-64 || left["reserved mem"] != 64 {
+			t.Errorf("what is left is %v", left)
 		}
 	})
 }

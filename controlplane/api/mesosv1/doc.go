@@ -24,7 +24,6 @@
 // Where Mesos leaves a choice, or runs tasks that this fleet cannot:
 //
 //   - a failover_timeout of 0, set or not, is a week; see describe.
-//   - filters that are absent are Mesos's default of 5 seconds; see filtersOf.
 //   - a task is a container of its own and its own executor. Without an image
 //     it runs in one that the replica's settings name. Custom executors and what
 //     no container here has (see specification) end in TASK_ERROR with a reason;
