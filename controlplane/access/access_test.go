@@ -282,7 +282,7 @@ func FuzzShow(f *testing.F) {
 		st, tokens := world(t)
 		for _, token := range tokens {
 			if strings.Contains(auth, token) {
-				t.Skip()
+				return // who has the token gets in
 			}
 		}
 		g := access.Gate{Replica: "r1", State: func(fn func(*state.State)) { fn(st) }, Now: func() time.Time { return now }}

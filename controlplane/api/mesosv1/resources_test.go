@@ -75,7 +75,7 @@ func TestResourcesThereAndBack(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				r := drawResources(t, tt.levels)
 				if fleet.CheckResources(r) != nil {
-					t.Skip("two draws added up to more than there can be")
+					return // two draws added up to more than there can be
 				}
 				out := tt.f.resources(r)
 				for _, enc := range []Encoding{JSON, Protobuf} {
