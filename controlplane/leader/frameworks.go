@@ -314,12 +314,15 @@ func (l *Leader) tell(t *state.Task, st fleet.Status) {
 // kill: to a framework that asks to kill what nobody knows, the answer is that
 // of a reconciliation, as in Mesos.
 func (l *Leader) kill(now time.Time, ev Kill) {
-	t := l.st.Tasks[ev.Task]
-	if t == nil || t.Framework != ev.Framework {
+	var grace time.Duration
+	if t := l.st.Tasks[ev.Task]; t != nil && t.Framework == ev.Framework {
+		grace = t.Spec.Grace()
+	} else if n, ok := l.launching[ev.Task]; ok && n.framework == ev.Framework {
+		grace = n.grace // its launch is committed before this
+	} else {
 		l.reconcile(now, Reconcile{ev.Framework, []Known{{ev.Task, ev.Foreign, ev.Agent}}})
 		return
 	}
-	grace := t.Spec.Grace()
 	if ev.Grace != nil {
 		grace = *ev.Grace
 	}
@@ -338,6 +341,9 @@ func (l *Leader) reconcile(now time.Time, ev Reconcile) {
 		}
 	}
 	for _, k := range tasks {
+		if n, ok := l.launching[k.Task]; ok && n.framework == ev.Framework {
+			continue // what becomes of it, it is told in a moment
+		}
 		if t := l.st.Tasks[k.Task]; t != nil && t.Framework == ev.Framework {
 			st := lastSent(t)
 			st.Reason = fleet.ReasonReconciliation

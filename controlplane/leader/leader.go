@@ -41,6 +41,7 @@ type launching struct {
 	role      fleet.Role
 	agent     fleet.AgentID
 	resources fleet.Resources
+	grace     time.Duration // of its specification
 }
 
 // agentState is what a leader knows of an agent's connection.

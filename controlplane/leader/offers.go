@@ -117,7 +117,7 @@ func (l *Leader) launch(now time.Time, u *use, launches []fleet.Launch) {
 func (l *Leader) charge(u *use, la fleet.Launch, group string) state.Launch {
 	u.left, u.used = u.left.Sub(la.Resources), true
 	l.alloc.Charge(u.Framework, u.role, u.agent, la.Resources)
-	l.launching[la.Task] = launching{u.Framework, u.role, u.agent, la.Resources}
+	l.launching[la.Task] = launching{u.Framework, u.role, u.agent, la.Resources, la.Spec.Grace()}
 	return state.Launch{
 		ID: la.Task, Framework: u.Framework, Role: u.role, Agent: u.agent,
 		Resources: la.Resources, Spec: la.Spec, Create: u.Create, Foreign: la.Foreign, Group: group, Standing: la.Standing,

@@ -278,3 +278,31 @@ func TestSchedulerOnThePlainPort(t *testing.T) {
 		}
 	})
 }
+
+// A task can be killed, and asked for, as soon as it was launched: before the
+// trio knows of it, too.
+func TestSchedulerKillsAtOnce(t *testing.T) {
+	scheduled(t, 3, func(t *testing.T, f *cluster.Fleet, _ *cluster.Web, s *cluster.Scheduler) {
+		f.Agent("edge-1")
+		s.Subscribe(cluster.Framework("batch", aware))
+		s.Subscribed()
+		o := s.Offer()
+		task := cluster.TaskInfo(o, "t", "wait")
+		s.Accept([]*pb.Offer{o}, cluster.LaunchOp(task))
+		s.Call(&pb.Call{Type: pb.Call_RECONCILE.Enum(), Reconcile: &pb.Call_Reconcile{Tasks: []*pb.Call_Reconcile_Task{{TaskId: task.GetTaskId(), AgentId: task.GetAgentId()}}}})
+		s.Call(&pb.Call{Type: pb.Call_KILL.Enum(), Kill: &pb.Call_Kill{TaskId: task.GetTaskId(), AgentId: task.GetAgentId()}})
+		for {
+			st := s.Update()
+			switch st.GetState() {
+			case pb.TaskState_TASK_STARTING, pb.TaskState_TASK_RUNNING:
+			case pb.TaskState_TASK_KILLED:
+				return
+			default:
+				t.Fatalf("it was told %v", st)
+			}
+			if st.Uuid != nil {
+				s.Acknowledge(st)
+			}
+		}
+	})
+}
