@@ -47,6 +47,22 @@ type Offer struct {
 	CPUs, Mem, Disk *fleet.Scalar
 	// NoGPUs keeps all GPUs out of the pool.
 	NoGPUs bool
+	// Ports of the host that tasks may be given; the agent keeps nobody from
+	// using others.
+	Ports fleet.Ranges
+	// Custom are amounts of names that the fleet's owner chose.
+	Custom []fleet.Amount
+	// Reserve is set aside for roles, statically: no call can undo it. Where the
+	// machine has less, it goes as far as that reaches, in this order.
+	Reserve []Reservation
+}
+
+// Reservation is a part of the machine for one role.
+type Reservation struct {
+	Role fleet.Role
+	// Resources are its amounts; GPUs are counted by GPUs.
+	Resources fleet.Resources
+	GPUs      int
 }
 
 // Agent is a running agent.

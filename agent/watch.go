@@ -145,6 +145,19 @@ func (a *Agent) total(devices []gpu.Device) fleet.Resources {
 		}
 	}
 	fleet.SortGPUs(r.GPUs)
+	r.Ports, r.Custom = o.Ports, o.Custom
+	return reserve(r, o.Reserve)
+}
+
+// reserve sets parts of the machine aside. Of the GPUs each role gets the first
+// ones that nobody has, so that it keeps the same ones from start to start.
+func reserve(r fleet.Resources, list []Reservation) fleet.Resources {
+	for _, res := range list {
+		want := res.Resources
+		want.GPUs = r.GPUs[:min(res.GPUs, len(r.GPUs))]
+		part := r.Flat().Overlap(want)
+		r = r.Sub(part).Add(part.In(fleet.Class{Reserved: []fleet.Reservation{{Role: res.Role}}}))
+	}
 	return r
 }
 

@@ -73,7 +73,7 @@ func (a *Agent) Total() Resources {
 		for n := len(base.Reserved); n > 0 && base.Reserved[n-1].Dynamic; n-- {
 			base.Reserved = base.Reserved[:n-1]
 		}
-		there := total.Part(base).overlap(p.Resources)
+		there := total.Part(base).Overlap(p.Resources)
 		total = total.Sub(there.In(base)).Add(there.In(p.Class))
 	}
 	return total

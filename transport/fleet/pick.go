@@ -21,15 +21,15 @@ func (r Resources) Pick(want Resources) (got Resources, ok bool) {
 		}
 	}
 	for _, c := range classes {
-		some := r.Part(c).overlap(want)
+		some := r.Part(c).Overlap(want)
 		want = want.Sub(some)
 		got = got.Add(some.In(c))
 	}
 	return got, want.IsZero()
 }
 
-// overlap returns what both r and o have, parts left out.
-func (r Resources) overlap(o Resources) Resources {
+// Overlap returns what both r and o have, parts left out.
+func (r Resources) Overlap(o Resources) Resources {
 	out := Resources{
 		CPUs: min(r.CPUs, o.CPUs), Mem: min(r.Mem, o.Mem), Disk: min(r.Disk, o.Disk),
 		GPUs:   without(r.GPUs, without(r.GPUs, o.GPUs, compareUUID), compareUUID),

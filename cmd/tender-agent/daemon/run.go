@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/pflag"
@@ -33,6 +35,9 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.String("offer-cpus", "", "processors given to the pool; all if empty")
 	f.String("offer-mem", "", "memory given to the pool in MiB; all but what the system keeps if empty")
 	f.String("offer-disk", "", "disk given to the pool in MiB; nine tenths if empty")
+	f.String("offer-ports", "31000-32000", "ports of this host that tasks may be given, such as 31000-32000,8080; empty for none")
+	f.StringSlice("offer-custom", nil, "NAME=AMOUNT of something else that this machine has; may be repeated")
+	f.StringArray("reserve", nil, "ROLE:NAME=AMOUNT,... set aside for a role, such as research:cpus=4,mem=8192,gpus=1; may be repeated")
 	f.Bool("no-gpus", false, "keep the GPUs out of the pool")
 	f.StringSlice("plain-http-registry", nil, "registry (host or host:port) to speak to without TLS")
 	f.Int64("max-log-bytes", tasklog.DefaultMaxBytes, "size at which a task's log file is rotated")
@@ -109,5 +114,92 @@ func offer(v *viper.Viper) (agent.Offer, error) {
 		}
 		*s.to = &n
 	}
+	var err error
+	if o.Ports, err = ports(v.GetString("offer-ports")); err != nil {
+		return o, fmt.Errorf("--offer-ports: %w", err)
+	}
+	custom, _, err := amounts(v.GetStringSlice("offer-custom"))
+	if err == nil && !custom.Equal(fleet.Resources{Custom: custom.Custom}) {
+		err = errors.New("cpus, mem, disk and gpus have flags of their own")
+	}
+	if err != nil {
+		return o, fmt.Errorf("--offer-custom: %w", err)
+	}
+	o.Custom = custom.Custom
+	for _, text := range v.GetStringSlice("reserve") {
+		r, err := reservation(text)
+		if err != nil {
+			return o, fmt.Errorf("--reserve %q: %w", text, err)
+		}
+		o.Reserve = append(o.Reserve, r)
+	}
 	return o, nil
+}
+
+// ports reads "31000-32000,8080".
+func ports(text string) (fleet.Ranges, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var out []fleet.Range
+	for part := range strings.SplitSeq(text, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			last = first
+		}
+		a, err := strconv.ParseUint(first, 10, 16)
+		b, err2 := strconv.ParseUint(last, 10, 16)
+		if err != nil || err2 != nil {
+			return nil, fmt.Errorf("%q: write FIRST-LAST, from 0 to 65535", part)
+		}
+		out = append(out, fleet.Range{First: uint16(a), Last: uint16(b)})
+	}
+	return fleet.NewRanges(out...)
+}
+
+// amounts reads NAME=AMOUNT pairs; GPUs are counted apart.
+func amounts(pairs []string) (r fleet.Resources, gpus int, err error) {
+	for _, pair := range pairs {
+		name, text, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		if !ok {
+			return r, 0, fmt.Errorf("%q: write NAME=AMOUNT", pair)
+		}
+		if name == "gpus" {
+			if gpus, err = fleet.GPUCount(text); err != nil {
+				return r, 0, err
+			}
+			continue
+		}
+		n, err := fleet.ParseScalar(text)
+		if err != nil {
+			return r, 0, fmt.Errorf("%s: %w", name, err)
+		}
+		switch name {
+		case "cpus":
+			r.CPUs = n
+		case "mem":
+			r.Mem = n
+		case "disk":
+			r.Disk = n
+		default:
+			r = r.Add(fleet.Resources{Custom: []fleet.Amount{{Name: name, Amount: n}}})
+		}
+	}
+	return r, gpus, fleet.CheckResources(r)
+}
+
+// reservation reads "ROLE:NAME=AMOUNT,...".
+func reservation(text string) (agent.Reservation, error) {
+	role, list, ok := strings.Cut(text, ":")
+	if !ok {
+		return agent.Reservation{}, errors.New("write ROLE:NAME=AMOUNT,...")
+	}
+	res, gpus, err := amounts(strings.Split(list, ","))
+	if err != nil {
+		return agent.Reservation{}, err
+	}
+	if role == string(fleet.DefaultRole) {
+		return agent.Reservation{}, errors.New(`nothing can be reserved for the role "*"`)
+	}
+	return agent.Reservation{Role: fleet.Role(role), Resources: res, GPUs: gpus}, fleet.CheckRole(fleet.Role(role))
 }
