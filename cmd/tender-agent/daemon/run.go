@@ -192,7 +192,7 @@ func amounts(pairs []string) (r fleet.Resources, gpus int, err error) {
 func reservation(text string) (agent.Reservation, error) {
 	role, list, ok := strings.Cut(text, ":")
 	if !ok {
-		return agent.Reservation{}, errors.New("write ROLE:NAME=AMOUNT,...")
+		return agent.Reservation{}, errors.New("write ROLE:NAME=AMOUNT, and more amounts after commas")
 	}
 	res, gpus, err := amounts(strings.Split(list, ","))
 	if err != nil {
