@@ -18,7 +18,9 @@ import (
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/controlplane"
+	"github.com/tenderfleet/tender/controlplane/allocator"
 	"github.com/tenderfleet/tender/controlplane/api/mesosv1"
+	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -150,6 +152,9 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.String("scheduler-listen", "", "address on loopback where Mesos schedulers connect by plain HTTP, such as 127.0.0.1:5050; empty for none (the HTTPS port takes them too)")
 	f.String("scheduler-trust", "", "framework that whoever connects there without a token is taken for (see 'tender principal create')")
 	f.String("scheduler-default-image", mesosv1.DefaultImage, "image of schedulers' tasks that name none")
+	f.Duration("offer-timeout", 30*time.Second, "how long a scheduler may leave an offer unanswered")
+	f.Bool("show-gpu-agents", false, "offer agents with GPUs to frameworks without GPU_RESOURCES, too; they may fill them with other work")
+	f.StringSlice("unshared", nil, "name of a resource that does not count in the shares of roles, such as gpus; may be repeated")
 	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
 	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
 	_ = f.MarkHidden("agent-cert-life")
@@ -170,9 +175,16 @@ func runCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if v.GetDuration("offer-timeout") < time.Second {
+			return fmt.Errorf("--offer-timeout %v: give schedulers a second at least", v.GetDuration("offer-timeout"))
+		}
 		return controlplane.Run(cmd.Context(), controlplane.Config{
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
+			Leader: leader.Config{
+				OfferTimeout: v.GetDuration("offer-timeout"),
+				Allocator:    allocator.Options{ShowGPUs: v.GetBool("show-gpu-agents"), Unshared: v.GetStringSlice("unshared")},
+			},
 			Schedulers: controlplane.Schedulers{
 				Listen: v.GetString("scheduler-listen"), Trust: v.GetString("scheduler-trust"), Image: v.GetString("scheduler-default-image"),
 			},
