@@ -130,6 +130,7 @@ type (
 		Operations []Operation
 		Filters    *fleet.Filters
 		Create     bool
+		By         string // who asked, for the audit log
 	}
 	// Operation launches tasks, each by itself or as a group, or changes
 	// reservations.

@@ -258,6 +258,34 @@ func TestADuplicateTaskIDIsAnError(t *testing.T) {
 	b.agents("update m t TASK_ERROR TASK_INVALID")
 }
 
+// What a framework launches, kills and reserves is in the audit log; what it
+// merely hears is not.
+func TestWhoAskedIsKept(t *testing.T) {
+	b := subscribed(t)
+	b.step(leader.Accept{
+		Framework: "m", Offers: []fleet.OfferID{"o7-1"}, Create: true, By: "framework/marathon",
+		Operations: []leader.Operation{
+			{Convert: &leader.Conversion{From: fleet.Resources{CPUs: fleet.Whole(1)}, To: reserved("x", 1)}},
+			ops(launch("t", 1)),
+		},
+	})
+	b.commit()
+	b.step(leader.Kill{Framework: "m", Task: "t", By: "framework/marathon"})
+	b.commit()
+	b.step(leader.Teardown{Framework: "m", By: "framework/marathon"})
+	b.commit()
+	entries, _ := b.l.State().Audit.Last(9, func(state.AuditEntry) bool { return true })
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.By+" "+e.Action)
+	}
+	want := "[framework/marathon framework.subscribe framework/marathon agent.reserve framework/marathon task.launch " +
+		"framework/marathon task.stop framework/marathon framework.teardown]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("audit log %v, want %s", got, want)
+	}
+}
+
 func TestWhatItsReaderFoundWrongIsAnError(t *testing.T) {
 	b := subscribed(t)
 	la := launch("t", 1)

@@ -109,7 +109,7 @@ func (l *Leader) launch(now time.Time, u *use, launches []fleet.Launch) {
 			continue
 		}
 		c := l.charge(u, la, "")
-		l.propose(now, state.Command{Launch: &c})
+		l.proposeBy(now, u.By, state.Command{Launch: &c})
 	}
 }
 
@@ -144,7 +144,7 @@ func (l *Leader) launchGroup(now time.Time, u *use, op Operation) {
 	for _, la := range op.Launch {
 		c.Tasks = append(c.Tasks, l.charge(u, la, op.Group))
 	}
-	l.propose(now, state.Command{LaunchGroup: &c})
+	l.proposeBy(now, u.By, state.Command{LaunchGroup: &c})
 }
 
 // convert changes reservations of what is left. One that is not allowed
@@ -166,7 +166,7 @@ func (l *Leader) convert(now time.Time, u *use, c Conversion) {
 	l.alloc.Reserve(u.agent, c.From, c.To)
 	own := state.Convert{Agent: u.agent, Framework: u.Framework, Role: u.role, From: c.From, To: c.To}
 	l.reserving = append(l.reserving, reservation{convert: own})
-	l.propose(now, state.Command{Convert: &own})
+	l.proposeBy(now, u.By, state.Command{Convert: &own})
 }
 
 // take ends the offers of an accept and returns them. They must be the

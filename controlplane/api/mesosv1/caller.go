@@ -89,7 +89,7 @@ func (c *caller) accept(in *pb.Call_Accept) leader.Accept {
 	a.use(c.st.use(in.GetOfferIds()))
 	ev := leader.Accept{
 		Framework: c.info.ID, Offers: offerIDs(in.GetOfferIds()), Operations: a.operations(in.GetOperations()),
-		Filters: filtersOf(in.GetFilters()), Create: true,
+		Filters: filtersOf(in.GetFilters()), Create: true, By: c.by,
 	}
 	c.operations = a.failed
 	return ev
