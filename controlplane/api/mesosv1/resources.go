@@ -131,7 +131,7 @@ func thousandths(v float64) (fleet.Scalar, error) {
 		return 0, fmt.Errorf("%v is not a number of zero or more", v)
 	case v < 0:
 		return 0, fmt.Errorf("%v is less than zero", v)
-	case v >= float64(fleet.MaxScalar)/1000:
+	case v > float64(fleet.MaxScalar)/1000:
 		return 0, fmt.Errorf("%v is out of range", v)
 	}
 	return fleet.Scalar(math.Round(v * 1000)), nil

@@ -15,7 +15,7 @@ import (
 )
 
 func drawScalar(t *rapid.T, name string) fleet.Scalar {
-	return fleet.Scalar(rapid.Int64Range(0, int64(fleet.MaxScalar)-1).Draw(t, name))
+	return fleet.Scalar(rapid.Int64Range(0, int64(fleet.MaxScalar)).Draw(t, name))
 }
 
 // drawFlat draws resources without parts, whose GPUs begin with a prefix.
@@ -157,6 +157,7 @@ func TestResourcesAreRefused(t *testing.T) {
 		"not a number":          {res("mem", math.NaN()), "'mem' resource: NaN is not a number"},
 		"infinite":              {res("mem", math.Inf(1)), "+Inf is not a number"},
 		"huge":                  {res("mem", 1e300), "out of range"},
+		"a little too much":     {res("mem", float64(fleet.MaxScalar)/1000+1), "out of range"},
 		"a part of a GPU":       {res("gpus", 0.1), ""},
 		"a negative GPU":        {res("gpus", -1), ""},
 		"NaN GPUs":              {res("gpus", math.NaN()), ""},
