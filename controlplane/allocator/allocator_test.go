@@ -264,3 +264,52 @@ func TestNothingIsOversold(t *testing.T) {
 		}
 	})
 }
+
+func cpuQuota(guarantee, limit int64) fleet.Quota {
+	var q fleet.Quota
+	if guarantee >= 0 {
+		q.Guarantee = fleet.Quantities{{Name: "cpus", Amount: fleet.Whole(guarantee)}}
+	}
+	if limit >= 0 {
+		q.Limit = fleet.Quantities{{Name: "cpus", Amount: fleet.Whole(limit)}}
+	}
+	return q
+}
+
+// A client that quota kept from something tries again when its cause is gone,
+// and not only when the agent changes: first two limits, one above the other,
+// then a limit and what others are guaranteed.
+func TestQuotaLetsGo(t *testing.T) {
+	a := allocator.New(allocator.Options{Min: []fleet.Quantities{}})
+	a.SetQuota("a", cpuQuota(-1, 0))
+	a.SetQuota("a/b", cpuQuota(-1, 1))
+	a.SetAgent(agent("a1", 4, 0))
+	a.SetStanding("f", "a/b", true)
+	expect(t, a.Allocate(t0))
+	a.SetQuota("a", cpuQuota(-1, -1))
+	expect(t, a.Allocate(t0), "f/a/b a1 cpus:1")
+
+	a = allocator.New(allocator.Options{})
+	a.SetQuota("a", cpuQuota(-1, 1))
+	a.SetQuota("e", cpuQuota(4, -1))
+	a.SetAgent(agent("a1", 4, 0))
+	a.SetStanding("f", "a", true)
+	expect(t, a.Allocate(t0))
+	a.Charge("g", "e", "elsewhere", fleet.Resources{CPUs: fleet.Whole(2)}) // half of the guarantee is met
+	a.SetAgent(agent("a2", 0, 0))
+	expect(t, a.Allocate(t0), "f/a a1 cpus:1")
+}
+
+// A change of the fleet's total counts in the shares of frameworks, too, and
+// not only in those of roles.
+func TestSharesFollowTheTotal(t *testing.T) {
+	a := allocator.New(allocator.Options{})
+	a.SetAgent(agent("a1", 0, 32))
+	a.SetAgent(agent("a2", 1, 0))
+	a.SetDemands("f1", "*", []fleet.Demand{demand("d", 2, need(1, 32))})
+	a.SetStanding("f2", "*", true)
+	expect(t, a.Allocate(t0), "f2/* a1 mem:32", "f2/* a2 cpus:1")
+	a.Recover("f2", "*", "a1", fleet.Resources{Mem: fleet.Whole(32)}, true)
+	a.SetAgent(agent("a3", 2, 96))
+	expect(t, a.Allocate(t0), "f1/* a3 cpus:2;mem:64 x2", "f2/* a1 mem:32", "f2/* a3 mem:32")
+}

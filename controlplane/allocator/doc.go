@@ -32,8 +32,7 @@
 //
 // Work per round follows what changed: agents that may have more to give are
 // tried against all clients, clients that want more, or that quota has let go
-// of, against all agents. Batch is the round over everything; after an Allocate
-// it finds nothing.
+// of, against all agents. A round over everything after it would find nothing.
 //
 // Amounts are fixed-point integers and shares are compared by
 // cross-multiplication, so that every replica, on any processor, agrees.

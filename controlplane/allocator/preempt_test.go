@@ -124,6 +124,9 @@ func TestRoomIsKeptForWhomItWasMade(t *testing.T) {
 	if !slices.ContainsFunc(grants, func(g allocator.Grant) bool { return g.Framework == "f" && g.Resources.CPUs == fleet.Whole(1) }) {
 		t.Errorf("granted %v, want f to have what was made for it", grants)
 	}
+	// It has it; what ends after that is for all again.
+	s.a.Recover("others", "y", "a1", fleet.Resources{CPUs: fleet.Whole(1)}, true)
+	expect(t, s.a.Allocate(later.Add(time.Second)), "hungry/z a1 cpus:1")
 }
 
 // What was kept for a demand that is no more goes to others.

@@ -44,19 +44,6 @@ func (a *Allocator) Allocate(now time.Time) []Grant {
 	return a.ran(now, a.round(changed, all))
 }
 
-// Batch runs a round over all agents and clients, as Mesos does at every
-// allocation interval.
-func (a *Allocator) Batch(now time.Time) []Grant {
-	a.expire(now)
-	for _, ag := range a.changed {
-		ag.changed = false
-	}
-	a.changed = a.changed[:0]
-	a.spareGrew = false
-	clear(a.held)
-	return a.ran(now, a.round(a.worthTrying(a.agents), nil))
-}
-
 // ran ends a round that has seen everything there was to see.
 func (a *Allocator) ran(now time.Time, grants []Grant) []Grant {
 	a.runs++
@@ -66,19 +53,6 @@ func (a *Allocator) ran(now time.Time, grants []Grant) []Grant {
 	clear(a.dirty)
 	a.expire(now)
 	return grants
-}
-
-// Over runs a round over some agents and all clients. What has changed
-// elsewhere waits for the next Allocate or Batch.
-func (a *Allocator) Over(now time.Time, ids ...fleet.AgentID) []Grant {
-	a.expire(now)
-	agents := map[fleet.AgentID]*agent{}
-	for _, id := range ids {
-		if ag := a.agents[id]; ag != nil {
-			agents[id] = ag
-		}
-	}
-	return a.round(a.worthTrying(agents), nil)
 }
 
 func (*Allocator) worthTrying(agents map[fleet.AgentID]*agent) []*agent {
