@@ -11,7 +11,8 @@ import (
 //
 //	1  2026-11  the first: control, renew and logs streams
 //	2  2026-11  tasks with checks, a maximum completion time, limits above the request
-const Capability = 2
+//	3  2026-11  sessions with any replica, policies for restarts and lost links, byte budgets
+const Capability = 3
 
 // MinCapability is the oldest peer that this build speaks to.
 const MinCapability = 1
