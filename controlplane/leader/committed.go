@@ -44,6 +44,8 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.retire(c.SetActive.Agent)
 	case c.SetMaintenance != nil && r.Kind == state.OK:
 		l.maintained(c.SetMaintenance)
+	case c.Settle != nil && r.Kind == state.OK:
+		l.settled(c.Settle.Agent)
 	case c.Kill != nil:
 		delete(l.preempting, c.Kill.ID)
 		if r.Kind == state.OK && !r.Duplicate {

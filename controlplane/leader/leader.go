@@ -54,6 +54,8 @@ type agentState struct {
 	reaching bool
 	// tasks are those that the agent is to hold.
 	tasks map[fleet.TaskID]bool
+	// orphans are updates of tasks that nobody here knows, unacknowledged.
+	orphans map[fleet.TaskID][]fleet.StatusUpdate
 	// changes are what was desired anew since the generation base, oldest
 	// first, so that a pull need not walk all tasks.
 	changes []change
