@@ -43,7 +43,7 @@ func (r *Replica) Soft(ctx context.Context) (api.Soft, error) {
 	err = t.query(ctx, func(l *leader.Leader) {
 		soft.Offers = l.Offers()
 		for _, id := range state.SortedKeys(l.State().Agents) {
-			soft.Agents[id] = api.AgentSoft{Free: l.Free(id)}
+			soft.Agents[id] = api.AgentSoft{Free: l.Free(id), Orphans: l.Orphans(id)}
 		}
 	})
 	for id, a := range soft.Agents {

@@ -40,7 +40,7 @@ type About struct {
 
 // Health is About for this replica. It never blocks on others.
 func (r *Raft) Health() About {
-	a := About{Version: r.cfg.Version, Capability: r.cfg.known}
+	a := About{Version: r.cfg.Version, Capability: r.cfg.Capability}
 	g := r.stores.guard
 	if g == nil {
 		return a
@@ -107,9 +107,9 @@ func (r *Raft) SetCapability(n uint64) { r.capability.Store(n) }
 // Capability is up to which capability commands may be proposed.
 func (r *Raft) Capability() uint64 {
 	if n := r.capability.Load(); n > 0 {
-		return min(n, r.cfg.known)
+		return min(n, r.cfg.Capability)
 	}
-	lowest := r.cfg.known
+	lowest := r.cfg.Capability
 	members := r.servers()
 	r.m.read(func(s *state.State) {
 		for _, m := range members {

@@ -94,6 +94,3 @@ func (b badWAL) Set(key, val []byte) error {
 	}
 	return b.wal.Set(key, val)
 }
-
-// Known makes a replica one of a version with another capability.
-func Known(c *Config, capability uint64) { c.known = capability }

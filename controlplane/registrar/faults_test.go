@@ -253,7 +253,7 @@ func TestTwoVersions(t *testing.T) {
 	old := map[fleet.ReplicaID]bool{"r3": true}
 	c := newTrio(t, t.TempDir(), func(cfg *registrar.Config) {
 		if old[cfg.ID] {
-			registrar.Known(cfg, 1)
+			cfg.Capability = 1
 		}
 		cfg.Version = "v2"
 	})

@@ -54,6 +54,9 @@ type Config struct {
 	// Reserve is how many bytes of free space a leader wants: see Health. A log
 	// that ran out of space goes on when there are as many again.
 	Reserve uint64
+	// Capability, when not 0, is taken for this version's: tests make older and
+	// newer versions of it.
+	Capability uint64
 
 	// Endpoint carries the sessions between replicas. The caller closes it,
 	// after Close.
@@ -71,7 +74,6 @@ type Config struct {
 	segment int                    // size of the log's files; zero means raft-wal's default
 	disk    func(wal) wal          // changes the log on disk (tests)
 	space   func() (uint64, error) // instead of the disk's (tests)
-	known   uint64                 // capability instead of this version's (tests)
 }
 
 func (c *Config) populate() error {
@@ -91,7 +93,7 @@ func (c *Config) populate() error {
 	setDefault(&c.TrailingLogs, DefaultTrailingLogs)
 	setDefault(&c.SnapshotInterval, DefaultSnapshotInterval)
 	setDefault(&c.Reserve, DefaultReserve)
-	setDefault(&c.known, state.Capability)
+	setDefault(&c.Capability, state.Capability)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -168,7 +170,7 @@ func Open(cfg Config) (*Raft, error) {
 		readWake:     make(chan struct{}, 1),
 		failed:       make(chan struct{}),
 	}
-	r.m.known, r.m.fail = cfg.known, r.fail
+	r.m.known, r.m.fail = cfg.Capability, r.fail
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.open(); err != nil {
 		r.cancel()

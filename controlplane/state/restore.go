@@ -44,8 +44,9 @@ func (s *State) Base(a *fleet.Agent) uint64 {
 //     has settled it: it may hold resources for tasks that nobody here knows;
 //   - join tokens are void, since their uses may be spent, and what current has
 //     banned stays banned;
-//   - replicas are current's: those of the snapshot may be long gone.
-func (s *State) Restore(now time.Time, current *State) {
+//   - replicas are current's: those of the snapshot may be long gone; so is the
+//     audit log, where that goes on further. Its last entry names who did this.
+func (s *State) Restore(now time.Time, current *State, by string) {
 	epoch := s.Epoch
 	s.Tokens = map[string]*Token{}
 	s.Replicas = map[fleet.ReplicaID]*Replica{}
@@ -57,7 +58,12 @@ func (s *State) Restore(now time.Time, current *State) {
 		for _, uri := range SortedKeys(current.Revoked) {
 			s.ban(uri, current)
 		}
+		if current.Audit.Seq > s.Audit.Seq {
+			s.Audit = current.Audit.clone()
+		}
 	}
+	s.Audit.Seq++
+	s.Audit.Admin = append(s.Audit.Admin, AuditEntry{Seq: s.Audit.Seq, Time: now, By: clip(by), Action: "fleet.restore", Target: s.TrustDomain})
 	s.Epoch = max(epoch+1, uint64(max(now.Unix(), 0))) //nolint:gosec // not negative
 	s.Format = max(s.Format, 2)
 	s.Unsettled = map[fleet.AgentID]bool{}
