@@ -140,7 +140,7 @@ func (g *guard) judge(op string, err error) error {
 	case err == nil:
 		return nil
 	case isFull(err):
-		err = fmt.Errorf("%s: no space left on the disk: %w", op, err)
+		err = fmt.Errorf("%s: %w: %w", op, ErrDiskFull, err)
 		g.setFault(err)
 		return err
 	}
