@@ -115,7 +115,7 @@ func (c cachedLog) StoreLog(l *raft.Log) error { return c.StoreLogs([]*raft.Log{
 // StoreLogs implements raft.LogStore.
 func (c cachedLog) StoreLogs(logs []*raft.Log) error {
 	err := c.LogCache.StoreLogs(logs)
-	if full, _ := c.g.fault(); err != nil && full != nil {
+	if _, full := c.g.fault(); err != nil && full != nil {
 		return full
 	}
 	return err
