@@ -49,8 +49,8 @@ type Relayed struct {
 	Updates  []fleet.StatusUpdate
 	Pull     *Pull
 	Readings *fleet.Readings
-	Seen     time.Time // when the agent was last heard of, on the replica's clock
-	Answered bool      // the agent has answered an Ask
+	Ago      time.Duration // since the agent was last heard of; the replicas' clocks may differ
+	Answered bool          // the agent has answered an Ask
 	Down     bool
 
 	// To the replica.
@@ -100,7 +100,7 @@ func relayTo(r Relay) *pb.Relay {
 
 func relayedTo(r *Relayed) *pb.Relayed {
 	out := &pb.Relayed{
-		Session: r.Session, SeenNs: unixNano(r.Seen), Answered: r.Answered, Down: r.Down, Ask: r.Ask, Resync: r.Resync,
+		Session: r.Session, AgoNs: int64(r.Ago), Answered: r.Answered, Down: r.Down, Ask: r.Ask, Resync: r.Resync,
 		Updates: updatesTo(r.Updates), Acks: acksTo(r.Acks).Acks,
 	}
 	if u := r.Up; u != nil {
@@ -140,7 +140,7 @@ func relayFrom(r *pb.Relay) Relay {
 
 func relayedFrom(r *pb.Relayed) Relayed {
 	out := Relayed{
-		Session: r.Session, Seen: timeFrom(r.SeenNs), Answered: r.Answered, Down: r.Down, Ask: r.Ask, Resync: r.Resync,
+		Session: r.Session, Ago: time.Duration(r.AgoNs), Answered: r.Answered, Down: r.Down, Ask: r.Ask, Resync: r.Resync,
 		Updates: updatesFrom(r.Updates), Acks: acksFrom(&pb.Acks{Acks: r.Acks}).Acks,
 	}
 	if u := r.Up; u != nil {
@@ -197,6 +197,7 @@ func (c *checker) relayed(r *Relayed) {
 	if r.Capacity != nil {
 		c.capacity(*r.Capacity)
 	}
+	c.notNegative("time since the agent was heard of", int64(r.Ago))
 	c.updates(r.Updates)
 	if r.Readings != nil {
 		c.readings(*r.Readings)

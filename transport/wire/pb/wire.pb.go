@@ -3193,7 +3193,7 @@ type Relayed struct {
 	Updates       []*StatusUpdate        `protobuf:"bytes,4,rep,name=updates,proto3" json:"updates,omitempty"`
 	Pull          *Pull                  `protobuf:"bytes,5,opt,name=pull,proto3" json:"pull,omitempty"`
 	Readings      *Readings              `protobuf:"bytes,6,opt,name=readings,proto3" json:"readings,omitempty"`
-	SeenNs        int64                  `protobuf:"varint,7,opt,name=seen_ns,json=seenNs,proto3" json:"seen_ns,omitempty"` // since 1970, UTC; 0: none
+	AgoNs         int64                  `protobuf:"varint,7,opt,name=ago_ns,json=agoNs,proto3" json:"ago_ns,omitempty"`
 	Answered      bool                   `protobuf:"varint,8,opt,name=answered,proto3" json:"answered,omitempty"`
 	Down          bool                   `protobuf:"varint,9,opt,name=down,proto3" json:"down,omitempty"`
 	Acks          []*Ack                 `protobuf:"bytes,10,rep,name=acks,proto3" json:"acks,omitempty"`
@@ -3277,9 +3277,9 @@ func (x *Relayed) GetReadings() *Readings {
 	return nil
 }
 
-func (x *Relayed) GetSeenNs() int64 {
+func (x *Relayed) GetAgoNs() int64 {
 	if x != nil {
-		return x.SeenNs
+		return x.AgoNs
 	}
 	return 0
 }
@@ -3790,15 +3790,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\treset_key\x18\x03 \x01(\fR\bresetKey\"3\n" +
 	"\x05Relay\x12*\n" +
-	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\x87\x04\n" +
+	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\x85\x04\n" +
 	"\aRelayed\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12&\n" +
 	"\x02up\x18\x02 \x01(\v2\x16.tender.wire.SessionUpR\x02up\x121\n" +
 	"\bcapacity\x18\x03 \x01(\v2\x15.tender.wire.CapacityR\bcapacity\x123\n" +
 	"\aupdates\x18\x04 \x03(\v2\x19.tender.wire.StatusUpdateR\aupdates\x12%\n" +
 	"\x04pull\x18\x05 \x01(\v2\x11.tender.wire.PullR\x04pull\x121\n" +
-	"\breadings\x18\x06 \x01(\v2\x15.tender.wire.ReadingsR\breadings\x12\x17\n" +
-	"\aseen_ns\x18\a \x01(\x03R\x06seenNs\x12\x1a\n" +
+	"\breadings\x18\x06 \x01(\v2\x15.tender.wire.ReadingsR\breadings\x12\x15\n" +
+	"\x06ago_ns\x18\a \x01(\x03R\x05agoNs\x12\x1a\n" +
 	"\banswered\x18\b \x01(\bR\banswered\x12\x12\n" +
 	"\x04down\x18\t \x01(\bR\x04down\x12$\n" +
 	"\x04acks\x18\n" +
