@@ -38,8 +38,14 @@ type Config struct {
 	// BootID changes when the machine restarts; empty is the machine's own.
 	BootID string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
-	Conn net.PacketConn
-	Log  *slog.Logger
+	// DialTCP replaces how it opens connections over TCP: with a Conn and
+	// without a DialTCP it opens none.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// SeekQUIC is how long after it fell back to TCP the agent first looks
+	// whether UDP passes again; later looks are rarer. Zero is a minute.
+	SeekQUIC time.Duration
+	Log      *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
 }
@@ -108,8 +114,10 @@ var ErrJoined = errors.New("this machine has joined already")
 type JoinOptions struct {
 	StateDir string
 	Hostname string // what the agent's id is made from
-	// Conn replaces the UDP socket; Join closes it once it asks.
-	Conn net.PacketConn
+	// Conn replaces the UDP socket; Join closes it once it asks. DialTCP is as
+	// in Config.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Join makes this machine an agent. The key is made here and never leaves.
@@ -137,7 +145,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err != nil {
 		return "", err
 	}
-	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
+	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn, DialTCP: o.DialTCP}, line, req)
 	if err != nil {
 		return "", err
 	}
