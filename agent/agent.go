@@ -45,6 +45,9 @@ type Config struct {
 	// SeekQUIC is how long after it fell back to TCP the agent first looks
 	// whether UDP passes again; later looks are rarer. Zero is a minute.
 	SeekQUIC time.Duration
+	// SeekHome is the least time before a session moves back to the agent's first
+	// replica; zero is ten minutes.
+	SeekHome time.Duration
 	Log      *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()

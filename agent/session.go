@@ -86,26 +86,26 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err != nil {
 		return cause(conn, err)
 	}
-	next := &established{conn, control, welcome}
-	for next != nil { // more than once where it moves from TCP to QUIC
-		next, err = a.hold(ctx, dialer, addr, d, next)
+	next := &established{addr, conn, control, welcome}
+	for next != nil { // more than once where it moves
+		next, err = a.hold(ctx, dialer, d, next)
 	}
 	return err
 }
 
 // hold carries an established session until it ends or has moved to the next.
-func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, addr string, d *rounds, e *established) (*established, error) {
+func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e *established) (*established, error) {
 	conn, control, welcome := e.conn, e.control, e.welcome
 	defer conn.Close(transport.CodeOK, "") //nolint:errcheck // it may be over already
 	if err := a.adopt(welcome); err != nil {
 		return nil, err
 	}
-	d.know(addr, welcome)
+	d.know(e.addr, welcome)
 	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
-	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "link", transport.LinkOf(conn), "term", welcome.Term)
+	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
 		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
 	}
@@ -114,7 +114,7 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, addr string,
 	}
 	var next *established
 	err := a.carry(ctx, l, func(ctx context.Context) (err error) {
-		next, err = a.seekQUIC(ctx, dialer, addr, conn)
+		next, err = a.seek(ctx, dialer, e, d)
 		return err
 	})
 	a.mu.Lock()
