@@ -35,9 +35,20 @@ type Config struct {
 	// Offer limits what is given to the pool; nil fields mean all there is.
 	Offer   Offer
 	Version string
+	// BootID changes when the machine restarts; empty is the machine's own.
+	BootID string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
-	Conn net.PacketConn
-	Log  *slog.Logger
+	// DialTCP replaces how it opens connections over TCP: with a Conn and
+	// without a DialTCP it opens none.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// SeekQUIC is how long after it fell back to TCP the agent first looks
+	// whether UDP passes again; later looks are rarer. Zero is a minute.
+	SeekQUIC time.Duration
+	// SeekHome is the least time before a session moves back to the agent's first
+	// replica; zero is ten minutes.
+	SeekHome time.Duration
+	Log      *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
 }
@@ -72,6 +83,7 @@ type Agent struct {
 	cred    *pki.Holder
 	id      fleet.AgentID
 	host    string
+	epoch   uint64 // of the last session; the dial loop's alone
 	file    *checkpoint.File
 	core    *lifecycle.Agent
 	events  chan lifecycle.Event
@@ -105,8 +117,10 @@ var ErrJoined = errors.New("this machine has joined already")
 type JoinOptions struct {
 	StateDir string
 	Hostname string // what the agent's id is made from
-	// Conn replaces the UDP socket; Join closes it once it asks.
-	Conn net.PacketConn
+	// Conn replaces the UDP socket; Join closes it once it asks. DialTCP is as
+	// in Config.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Join makes this machine an agent. The key is made here and never leaves.
@@ -134,7 +148,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err != nil {
 		return "", err
 	}
-	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
+	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn, DialTCP: o.DialTCP}, line, req)
 	if err != nil {
 		return "", err
 	}
@@ -216,6 +230,9 @@ func open(cfg Config) (*Agent, []string, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.BootID == "" {
+		cfg.BootID = capacity.BootID()
+	}
 	cred, err := pki.LoadDir(pkiDir(cfg.StateDir))
 	if err != nil {
 		return nil, nil, err
@@ -232,9 +249,13 @@ func open(cfg Config) (*Agent, []string, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, file.Close())
 	}
+	life, err := file.Begin()
+	if err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
 	host, _ := os.Hostname() // for people; empty is harmless
 	a := &Agent{
-		cfg: cfg, log: cfg.Log, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
+		cfg: cfg, log: cfg.Log, epoch: life << 24, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
 		core:   lifecycle.New(records, term, generation),
 		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},

@@ -12,9 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/lifecycle"
-	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -46,6 +44,7 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
+	asked    bool // for a sign of life
 	wake     chan struct{}
 }
 
@@ -60,88 +59,14 @@ func (l *link) queue(m any) {
 		l.reports = append(l.reports, m.Updates...)
 	case fleet.Capacity:
 		l.capacity = &m
+	case wire.Ask:
+		l.asked = true
 	}
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
-}
-
-// dialLoop keeps one session with the leader. It goes where a follower points
-// it to, and else waits with full jitter, so that a fleet that lost a replica
-// does not come back in one wave.
-func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
-	select {
-	case <-a.listed: // what truly runs is known before anything is assigned
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn})
-	if err != nil {
-		return err
-	}
-	defer dialer.Close() //nolint:errcheck // the process ends, or the error was told
-	d := &rounds{addrs: replicas}
-	var back transport.Backoff
-	for ctx.Err() == nil {
-		addr := d.next()
-		began := time.Now()
-		err := a.session(ctx, dialer, addr, d)
-		if ctx.Err() != nil {
-			break
-		}
-		if time.Since(began) > 30*time.Second {
-			back.Reset()
-		}
-		d.avoid(addr)
-		wait := back.Next(rand.Float64())
-		var refused *refusedError
-		var closed *transport.CloseError
-		switch {
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedNotLeader:
-			d.hint(refused.r.Leader)
-			if refused.r.Leader != "" && refused.r.Leader != addr {
-				continue
-			}
-			wait = min(wait, refused.r.RetryAfter)
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedRevoked,
-			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
-			a.emit(ctx, lifecycle.Revoked{})
-			wait = bannedWait
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedUnknownAgent:
-			wait = bannedWait
-		}
-		a.log.Warn("no session", "replica", addr, "cause", transport.Explain(err), "retry_in", wait.Round(time.Millisecond))
-		sleep(ctx, wait)
-	}
-	return ctx.Err()
-}
-
-// rounds chooses the next address: the hinted one first, then each in turn.
-type rounds struct {
-	addrs  []string
-	at     int
-	hinted string
-}
-
-// avoid makes another address the next one, if there is one.
-func (d *rounds) avoid(addr string) {
-	if n := len(d.addrs); n > 1 && d.addrs[d.at%n] == addr {
-		d.at++
-	}
-}
-
-func (d *rounds) hint(addr string) { d.hinted = addr }
-
-func (d *rounds) next() string {
-	if h := d.hinted; h != "" {
-		d.hinted = ""
-		return h
-	}
-	d.at++
-	return d.addrs[(d.at-1)%len(d.addrs)]
 }
 
 type refusedError struct{ r wire.Refusal }
@@ -161,25 +86,42 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err != nil {
 		return cause(conn, err)
 	}
-	if err := a.adopt(welcome); err != nil {
-		return err
+	next := &established{addr, conn, control, welcome}
+	for next != nil { // more than once where it moves
+		next, err = a.hold(ctx, dialer, d, next)
 	}
-	d.addrs = welcome.Replicas
+	return err
+}
+
+// hold carries an established session until it ends or has moved to the next.
+func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e *established) (*established, error) {
+	conn, control, welcome := e.conn, e.control, e.welcome
+	defer conn.Close(transport.CodeOK, "") //nolint:errcheck // it may be over already
+	if err := a.adopt(welcome); err != nil {
+		return nil, err
+	}
+	d.know(e.addr, welcome)
 	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
-	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "term", welcome.Term)
-	a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
+	if welcome.Term != 0 { // else Led comes once somebody leads
+		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+	}
 	if a.cfg.Ready != nil {
 		a.ready.Do(a.cfg.Ready)
 	}
-	err = a.carry(ctx, l)
+	var next *established
+	err := a.carry(ctx, l, func(ctx context.Context) (err error) {
+		next, err = a.seek(ctx, dialer, e, d)
+		return err
+	})
 	a.mu.Lock()
 	a.link = nil
 	a.mu.Unlock()
 	a.emit(ctx, lifecycle.Disconnected{})
-	return cause(conn, err)
+	return next, cause(conn, err)
 }
 
 // cause prefers what ended the connection over how a stream noticed it.
@@ -198,10 +140,11 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 	if err != nil {
 		return nil, wire.Welcome{}, err
 	}
+	a.epoch++
 	a.mu.Lock()
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
-		BootID: capacity.BootID(), Capacity: a.capacity,
+		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch,
 	}
 	a.mu.Unlock()
 	control := wire.NewConn(st, wire.MaxControl)
@@ -272,8 +215,9 @@ func (a *Agent) store(chain [][]byte, bundlePEM []byte, version uint64) error {
 }
 
 // carry runs a session's parts; the first that fails ends the others.
-func (a *Agent) carry(ctx context.Context, l *link) error {
+func (a *Agent) carry(ctx context.Context, l *link, seek func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return seek(ctx) })
 	g.Go(func() error { return a.receive(ctx, l) })
 	g.Go(func() error { return a.send(ctx, l) })
 	g.Go(func() error { return a.serve(ctx, l, g) })
@@ -306,6 +250,16 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			for _, k := range msg.Acks {
 				a.emit(ctx, lifecycle.Acked{Task: k.Task, Update: k.Update, Generation: k.Generation})
 			}
+		case wire.Led:
+			// What the new leader must know, it hears from here alone.
+			if msg.Term == 0 {
+				a.emit(ctx, lifecycle.Disconnected{})
+				break
+			}
+			a.log.Info("another leader", "term", msg.Term)
+			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
+		case wire.Ask:
+			l.queue(msg)
 		case wire.Goaway:
 			return &refusedError{wire.Refusal{Code: wire.RefusedNotLeader, Text: msg.Text, Leader: msg.Leader}}
 		default:
@@ -341,7 +295,10 @@ func (a *Agent) send(ctx context.Context, l *link) error {
 			msgs = append(msgs, a.readings(ctx))
 			reply.Reset(replyTime)
 		case <-l.wake:
-			msgs = l.take()
+			if l.takeAsked() {
+				msgs = append(msgs, a.readings(ctx))
+			}
+			msgs = append(msgs, l.take()...)
 		}
 		for _, m := range msgs {
 			if err := l.control.Send(m); err != nil {
@@ -370,79 +327,12 @@ func (l *link) take() []wire.Message {
 	return out
 }
 
-// serve answers the streams that the replica opens: requests for logs.
-func (a *Agent) serve(ctx context.Context, l *link, g *errgroup.Group) error {
-	for {
-		st, err := l.conn.Accept(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Kind() != transport.StreamLogs {
-			st.Reset()
-			continue
-		}
-		g.Go(func() error {
-			defer st.Reset()
-			defer context.AfterFunc(ctx, st.Reset)()
-			if err := a.logs(ctx, st); err != nil && ctx.Err() == nil {
-				a.log.Debug("log stream ended", "error", err)
-			}
-			return nil
-		})
-	}
-}
-
-func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
-	conn := wire.NewConn(st, wire.MaxControl)
-	_ = st.SetDeadline(time.Now().Add(welcomeTime))
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	_ = st.SetDeadline(time.Time{})
-	req, ok := msg.(wire.LogsRequest)
-	if !ok {
-		return fmt.Errorf("%T on a log stream", msg)
-	}
-	a.mu.Lock()
-	ended := a.ended[req.Task]
-	a.mu.Unlock()
-	if ended == nil { // not held any more: what there is, is all
-		ended = make(chan struct{})
-		close(ended)
-	}
-	// A follower that goes away is noticed even while nothing is printed.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	context.AfterFunc(ctx, st.Reset)
-	go func() {
-		defer cancel()
-		_, _ = conn.Recv()
-	}()
-	tail := req.Tail // -1 is all on the wire, 0 is all in the log
-	if tail <= 0 {
-		tail = -tail - 1
-	}
-	opts := tasklog.Options{Follow: req.Follow, Tail: tail, Stdout: req.Stdout, Stderr: req.Stderr, Ended: ended}
-	err = a.cfg.Logs.Read(ctx, req.Task, opts, func(stderr bool, data []byte) error {
-		for chunk := range slices.Chunk(data, wire.MaxLogChunk) {
-			if err := conn.Send(wire.LogChunk{Stderr: stderr, Data: chunk}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedNotFound, Text: err.Error()}))
-	}
-	if err := conn.Send(wire.LogEnd{}); err != nil {
-		return err
-	}
-	if err := st.Close(); err != nil {
-		return err
-	}
-	<-ctx.Done() // until the reader has it all
-	return nil
+func (l *link) takeAsked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	asked := l.asked
+	l.asked = false
+	return asked
 }
 
 // renew asks for the next certificate at a random point of this one's life.

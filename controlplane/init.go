@@ -206,7 +206,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaI
 		return "", err
 	}
 	req.IntermediateCSR, req.Addr = interCSR, o.Addr
-	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
+	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn}, line, req)
 	if err != nil {
 		return "", err
 	}

@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"io"
-	"net"
 
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/enroll"
@@ -17,15 +16,12 @@ const (
 	StreamEnrol   StreamKind = "enrol"   // enrol/1, the only one
 )
 
-// Enrol joins over QUIC: it asks the replicas that line names, one after the
-// other, until one admits, one refuses for good, or ctx ends.
-func Enrol(ctx context.Context, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
-	return EnrolFrom(ctx, nil, line, req)
-}
-
-// EnrolFrom is Enrol from the socket conn, which it closes; nil is any.
-func EnrolFrom(ctx context.Context, conn net.PacketConn, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
-	dialer, err := NewDialer(DialerConfig{Conn: conn})
+// Enrol joins over QUIC or, where UDP does not pass, over TCP: it asks the
+// replicas that line names, one after the other, until one admits, one refuses
+// for good, or ctx ends. It dials as cfg says, without a certificate.
+func Enrol(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
+	cfg.Holder = nil
+	dialer, err := NewDialer(cfg)
 	if err != nil {
 		return enroll.Reply{}, err
 	}

@@ -175,7 +175,7 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 	case a.Revoked:
 		d.State = client.AgentRevoked
 	case soft.Connected:
-		d.State = client.AgentConnected
+		d.State, d.Replica = client.AgentConnected, string(soft.Replica)
 		free := resourcesDoc(soft.Free)
 		d.Free = &free
 	case !a.Unreachable.IsZero():

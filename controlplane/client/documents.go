@@ -180,9 +180,11 @@ type Agent struct {
 	// Availability says whether it is offered; empty once it is no part of the
 	// fleet any more.
 	Availability string `json:"availability,omitempty"`
-	// Link is what carries its session, such as "quic".
-	Link     string    `json:"link,omitempty"`
-	Remote   string    `json:"remote,omitempty"`
+	// Link is what carries its session: "quic", or "tcp" where UDP is blocked.
+	Link   string `json:"link,omitempty"`
+	Remote string `json:"remote,omitempty"`
+	// Replica is the one that holds the agent's session.
+	Replica  string    `json:"replica,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Joined   time.Time `json:"joined"`
 	Since    time.Time `json:"connected_since,omitzero"`

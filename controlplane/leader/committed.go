@@ -192,10 +192,12 @@ func (l *Leader) revoked(id fleet.AgentID) {
 	}
 	l.broadcast(id)
 	l.rescindAgent(id)
-	if a.session != 0 {
-		l.do(Disconnect{id, a.session, CauseRevoked})
-		a.session, a.pull = 0, nil
+	for _, s := range []uint64{a.session, a.contest.up.Session} {
+		if s != 0 {
+			l.do(Disconnect{id, s, CauseRevoked})
+		}
 	}
+	a.session, a.pull, a.contest = 0, nil, contest{}
 	l.refreshAgent(id)
 }
 

@@ -96,6 +96,10 @@ func (b *bench) step(ev leader.Event) {
 			b.logf("failure %s %s", act.Framework, act.Agent)
 		case leader.Reserved:
 			b.logf("reserved %d %s%s", act.Seq, act.Result.Kind, act.Result.Text)
+		case leader.Ask:
+			b.logf("ask %s %d", act.Agent, act.Session)
+		case leader.Resync:
+			b.logf("resync %s %d", act.Agent, act.Session)
 		case leader.Disconnect:
 			b.logf("disconnect %s %d %s", act.Agent, act.Session, act.Cause)
 		}

@@ -33,6 +33,12 @@ var everyMessage = []Message{
 	LogsRequest{},
 	LogChunk{},
 	LogEnd{},
+	Led{},
+	Ask{},
+	Relay{},
+	RelayHello{},
+	RelayWelcome{},
+	Through{},
 }
 
 // maker fills any message by reflection, so that a field added to a noun is in

@@ -31,6 +31,9 @@ type Hello struct {
 	Capacity fleet.Capacity
 	// Term and Generation are of the desired set the agent holds.
 	Term, Generation uint64
+	// Epoch orders the sessions of one agent: a later one has a greater number,
+	// also after a restart. 0 is an agent that does not count them.
+	Epoch uint64
 }
 
 // Welcome answers Hello; only now is the agent connected.
@@ -45,6 +48,9 @@ type Welcome struct {
 	Bundle []byte
 	// Replicas are the addresses an agent may dial.
 	Replicas []string
+	// Spread is the time over which the agents of this replica are to spread
+	// their first tries elsewhere if they lose it.
+	Spread time.Duration
 }
 
 // RefusalCode says what the refused peer can do about it.
