@@ -12,7 +12,6 @@ import (
 
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/pki"
-	"github.com/tenderfleet/tender/test/e2e/bed"
 	"github.com/tenderfleet/tender/test/e2e/harness"
 )
 
@@ -259,7 +258,7 @@ func (w *world) leaderGone(t *testing.T) {
 
 // elections lets a fault last, during which a stream must go on, and bounds how
 // many terms it may cost.
-func (w *world) elections(t *testing.T, most uint64, faults ...bed.Loss) {
+func (w *world) elections(t *testing.T, most uint64, faults ...loss) {
 	t.Helper()
 	before := w.term(t)
 	s := begin(t, w.Client)
@@ -283,21 +282,21 @@ func (w *world) elections(t *testing.T, most uint64, faults ...bed.Loss) {
 
 func (w *world) followersApart(t *testing.T) {
 	f := w.others(w.Leader(t))
-	w.elections(t, 0, bed.Loss{From: f[0].Node, To: f[1].Node}, bed.Loss{From: f[1].Node, To: f[0].Node})
+	w.elections(t, 0, loss{From: f[0].Node, To: f[1].Node}, loss{From: f[1].Node, To: f[0].Node})
 }
 
 func (w *world) pairApart(t *testing.T) {
 	leader := w.Leader(t)
 	f := w.others(leader)[0]
-	w.elections(t, 2, bed.Loss{From: leader.Node, To: f.Node}, bed.Loss{From: f.Node, To: leader.Node})
+	w.elections(t, 2, loss{From: leader.Node, To: f.Node}, loss{From: f.Node, To: leader.Node})
 }
 
 func (w *world) followerDeaf(t *testing.T) {
 	leader := w.Leader(t)
-	w.elections(t, 3, bed.Loss{From: leader.Node, To: w.others(leader)[0].Node})
+	w.elections(t, 3, loss{From: leader.Node, To: w.others(leader)[0].Node})
 }
 
 func (w *world) followerMute(t *testing.T) {
 	leader := w.Leader(t)
-	w.elections(t, 3, bed.Loss{From: w.others(leader)[0].Node, To: leader.Node})
+	w.elections(t, 3, loss{From: w.others(leader)[0].Node, To: leader.Node})
 }

@@ -3,9 +3,11 @@ package net_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,11 @@ import (
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/test/e2e/bed"
 	"github.com/tenderfleet/tender/test/e2e/harness"
+)
+
+type (
+	loss    = bed.Loss
+	quality = bed.Quality
 )
 
 // world is a trio on a bed and an agent at each of two sites.
@@ -80,6 +87,20 @@ func (w *world) play(t *testing.T, scenarios []scenario) {
 	}
 }
 
+// together are scenarios of different machines, at the same time.
+func together(scenarios ...scenario) func(*testing.T) {
+	return func(t *testing.T) {
+		t.Run("together", func(t *testing.T) { // ends when all have ended
+			for _, s := range scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					t.Parallel()
+					s.do(t)
+				})
+			}
+		})
+	}
+}
+
 // heal ends every fault.
 func (w *world) heal(t *testing.T) {
 	t.Helper()
@@ -120,6 +141,9 @@ func (w *world) whole(t *testing.T) {
 	for _, a := range w.agents {
 		a.Connected(t)
 	}
+	if t.Failed() { // the next scenario is to tell of itself
+		w.sweep(t)
+	}
 	for i, x := range w.witness {
 		a := w.agents[i]
 		w.Await(t, x.task, "the witness is known to run", func(task client.Task) bool { return task.State == "TASK_RUNNING" })
@@ -141,6 +165,19 @@ func (w *world) whole(t *testing.T) {
 			held, err = a.Runtime.Containers(t.Context())
 			return err == nil && slices.Equal(held, []string{w.witness[i].task})
 		})
+	}
+}
+
+// sweep ends what a failed scenario has left running.
+func (w *world) sweep(t *testing.T) {
+	t.Helper()
+	list, err := w.Tasks(t.Context(), client.TaskFilter{Limit: 100_000})
+	must(t, err)
+	for _, task := range list.Tasks {
+		if !slices.ContainsFunc(w.witness, func(x witness) bool { return x.task == task.ID }) {
+			_, err := w.StopTask(t.Context(), task.ID, client.Stop{Grace: new(client.Duration)})
+			must(t, err)
+		}
 	}
 }
 
@@ -218,6 +255,15 @@ func (w *world) term(t *testing.T) (highest uint64) {
 	return highest
 }
 
+// udp opens a socket on a node.
+func (w *world) udp(node string) (conn net.PacketConn, err error) {
+	err = w.bed.In(node, func() (err error) {
+		conn, err = net.ListenUDP("udp4", nil)
+		return err
+	})
+	return conn, err
+}
+
 // sh is a shell script as a command.
 func sh(script string) []string { return []string{"sh", "-c", script} }
 
@@ -249,12 +295,31 @@ func (w *world) once(t *testing.T, a *harness.Agent, id string) {
 	}
 }
 
+// last is when a task's last status was, by the clock of who saw it.
+func last(task client.Task) time.Time { return task.History[len(task.History)-1].Time }
+
 // run starts a task on an agent that ends when it is touched.
 func (w *world) run(t *testing.T, a *harness.Agent) (id string, pid uint32) {
 	t.Helper()
 	id = w.Submit(t, client.Submit{Command: untilTouched(), Agent: a.ID})
 	w.Running(t, id)
 	return id, a.Runtime.PID(t, id)
+}
+
+// cpu is the processor time that a process has used.
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(data), ") ")
+	f := strings.Fields(rest)
+	var ticks time.Duration
+	for _, s := range f[11:13] { // utime and stime, see proc(5)
+		n, err := strconv.Atoi(s)
+		must(t, err)
+		ticks += time.Duration(n)
+	}
+	return ticks * time.Second / 100
 }
 
 func must(t *testing.T, err error) {
