@@ -124,15 +124,17 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 	return next, cause(conn, err)
 }
 
-// cause prefers what ended the connection over how a stream noticed it.
+// cause prefers what ended the connection over how a stream noticed it. Where
+// this agent has closed the connection, err is why.
 func cause(conn transport.Session, err error) error {
-	if _, ok := errors.AsType[*refusedError](err); ok {
+	if _, ok := errors.AsType[*refusedError](err); ok || conn.Context().Err() == nil {
 		return err
 	}
-	if conn.Context().Err() != nil {
-		return context.Cause(conn.Context())
+	ended := context.Cause(conn.Context())
+	if closed, ok := errors.AsType[*transport.CloseError](ended); ok && !closed.Remote {
+		return err
 	}
-	return err
+	return ended
 }
 
 func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, wire.Welcome, error) {
