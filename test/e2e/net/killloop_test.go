@@ -31,7 +31,7 @@ func TestTheKillLoop(t *testing.T) {
 	l := &launches{accepted: map[string]bool{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var submitters sync.WaitGroup
-	for i := range 2 {
+	for i := range 3 {
 		api := w.ClientOf(t, w.Replicas...)
 		submitters.Go(func() { l.submit(ctx, api, i) })
 	}
@@ -83,7 +83,7 @@ func (l *launches) submit(ctx context.Context, api *client.Client, number int) {
 			l.unknown++
 		}
 		l.mu.Unlock()
-		rest(ctx, 300*time.Millisecond+rand.N(300*time.Millisecond))
+		rest(ctx, 150*time.Millisecond+rand.N(200*time.Millisecond))
 	}
 }
 
