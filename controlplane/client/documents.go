@@ -202,6 +202,10 @@ type Agent struct {
 	Drain       *Drain     `json:"drain,omitempty"`
 	Maintenance *Window    `json:"maintenance,omitempty"`
 	Readings    *Readings  `json:"readings,omitempty"`
+	// Unsettled: the state was restored from a snapshot, and the agent may run
+	// tasks that it does not know. Orphans are those that it has spoken of.
+	Unsettled bool     `json:"unsettled,omitempty"`
+	Orphans   []Orphan `json:"orphans,omitempty"`
 }
 
 // Readings is what an agent last read off its machine.
@@ -261,6 +265,21 @@ type Replica struct {
 	Leader      bool      `json:"leader"`
 	Self        bool      `json:"self"`
 	LastContact time.Time `json:"last_contact,omitzero"`
+	// The leader alone knows the rest of the others: how many entries they lack,
+	// since when they have been healthy without a break, and their disks.
+	Lag          uint64       `json:"lag,omitempty"`
+	HealthySince time.Time    `json:"healthy_since,omitzero"`
+	Version      string       `json:"version,omitempty"`
+	Capability   uint64       `json:"capability,omitempty"`
+	Disk         *ReplicaDisk `json:"disk,omitempty"`
+}
+
+// ReplicaDisk is the disk of a replica's log. Low: too little is free to lead.
+// Fault is why nothing can be written, empty while it can.
+type ReplicaDisk struct {
+	Free  uint64 `json:"free"`
+	Low   bool   `json:"low,omitempty"`
+	Fault string `json:"fault,omitempty"`
 }
 
 // Replicas is the control plane as the asked replica sees it.

@@ -208,9 +208,6 @@ func (f *Fleet) Leader() *Replica {
 	return found
 }
 
-// Dir is the replica's data directory.
-func (r *Replica) Dir() string { return r.dir }
-
 // Others are the replicas but one.
 func (f *Fleet) Others(than *Replica) []*Replica {
 	var out []*Replica
