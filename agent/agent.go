@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,6 +38,8 @@ type Config struct {
 	Version string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
 	Conn net.PacketConn
+	// Now replaces the machine's clock where it is compared with the fleet's.
+	Now func() time.Time
 	Log  *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
@@ -88,6 +91,7 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
+	offset   atomic.Int64   // see clockOff
 	meter    capacity.Meter // used by one session at a time
 }
 
@@ -107,6 +111,10 @@ type JoinOptions struct {
 	Hostname string // what the agent's id is made from
 	// Conn replaces the UDP socket; Join closes it once it asks.
 	Conn net.PacketConn
+	// Now replaces the machine's clock.
+	Now func() time.Time
+	// Notice is told what a person should know, in a sentence; it may be nil.
+	Notice func(text string)
 }
 
 // Join makes this machine an agent. The key is made here and never leaves.
@@ -134,9 +142,15 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err != nil {
 		return "", err
 	}
-	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	reply, offset, err := transport.EnrolAnyClock(ctx, o.Conn, o.Now, line, req)
 	if err != nil {
 		return "", err
+	}
+	if offset != 0 && o.Notice != nil {
+		o.Notice(transport.ClockNotice(offset))
 	}
 	cred, err := reply.Credential(key)
 	if err != nil {

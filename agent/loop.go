@@ -141,7 +141,7 @@ func (a *Agent) do(ctx context.Context, g *errgroup.Group, act lifecycle.Action)
 		l := a.link
 		a.mu.Unlock()
 		if l != nil {
-			l.queue(act)
+			l.queue(a.inFleetTime(act))
 		}
 	case lifecycle.Save, lifecycle.SaveHead:
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,7 +14,6 @@ import (
 	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/agent/tasklog"
-	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -39,6 +37,8 @@ type link struct {
 	conn    transport.Session
 	control *wire.Conn
 	beat    time.Duration
+	peer    int           // the replica's capability
+	early   chan struct{} // asks for a renewal before its time; holds one
 
 	heard chan struct{} // something has arrived; holds one
 
@@ -46,6 +46,7 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
+	bundle   uint64 // the version to tell of, 0: none
 	wake     chan struct{}
 }
 
@@ -60,6 +61,8 @@ func (l *link) queue(m any) {
 		l.reports = append(l.reports, m.Updates...)
 	case fleet.Capacity:
 		l.capacity = &m
+	case wire.BundleHeld:
+		l.bundle = m.Version
 	}
 	l.mu.Unlock()
 	select {
@@ -78,7 +81,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		return ctx.Err()
 	}
 	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn})
+	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, Now: a.now})
 	if err != nil {
 		return err
 	}
@@ -95,8 +98,12 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if time.Since(began) > 30*time.Second {
 			back.Reset()
 		}
+		mended, pause := a.mend(ctx, dialer, addr, d, err)
+		if mended {
+			continue
+		}
 		d.avoid(addr)
-		wait := back.Next(rand.Float64())
+		wait := max(pause, back.Next(rand.Float64()))
 		var refused *refusedError
 		var closed *transport.CloseError
 		switch {
@@ -110,7 +117,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
 			a.emit(ctx, lifecycle.Revoked{})
 			wait = bannedWait
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedUnknownAgent:
+		case errors.As(err, &refused) && (refused.r.Code == wire.RefusedUnknownAgent || refused.r.Code == wire.RefusedCloned):
 			wait = bannedWait
 		}
 		a.log.Warn("no session", "replica", addr, "cause", transport.Explain(err), "retry_in", wait.Round(time.Millisecond))
@@ -165,7 +172,8 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 		return err
 	}
 	d.addrs = welcome.Replicas
-	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
+	a.settled()
+	l := &link{peer: welcome.Capability, conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), early: make(chan struct{}, 1)}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
@@ -201,7 +209,7 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 	a.mu.Lock()
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
-		BootID: capacity.BootID(), Capacity: a.capacity,
+		BootID: capacity.BootID(), Capacity: a.capacity, BundleVersion: a.cred.Get().Bundle.Version,
 	}
 	a.mu.Unlock()
 	control := wire.NewConn(st, wire.MaxControl)
@@ -236,39 +244,7 @@ func (a *Agent) adopt(w wire.Welcome) error {
 			}
 		}
 	}
-	cred := a.cred.Get()
-	if len(w.Bundle) == 0 || w.BundleVersion <= cred.Bundle.Version {
-		return nil
-	}
-	return a.store(cred.Chain.Certificate, w.Bundle, w.BundleVersion)
-}
-
-// store replaces certificate and bundle; the key stays.
-func (a *Agent) store(chain [][]byte, bundlePEM []byte, version uint64) error {
-	old := a.cred.Get()
-	bundle := old.Bundle
-	if len(bundlePEM) > 0 && version >= bundle.Version {
-		var err error
-		if bundle, err = pki.ParseBundle(bundlePEM, version); err != nil {
-			return fmt.Errorf("trust bundle: %w", err)
-		}
-	}
-	key, ok := old.Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	cred, err := pki.NewCredential(chain, key, bundle)
-	if err != nil {
-		return fmt.Errorf("new certificate: %w", err)
-	}
-	if cred.Identity != old.Identity {
-		return fmt.Errorf("the new certificate is %s's", cred.Identity.Short())
-	}
-	if err := pki.SaveDir(pkiDir(a.cfg.StateDir), cred); err != nil {
-		return err
-	}
-	a.cred.Set(cred)
-	return nil
+	return a.trust(w.Bundle, w.BundleVersion)
 }
 
 // carry runs a session's parts; the first that fails ends the others.
@@ -305,6 +281,10 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 		case wire.Acks:
 			for _, k := range msg.Acks {
 				a.emit(ctx, lifecycle.Acked{Task: k.Task, Update: k.Update, Generation: k.Generation})
+			}
+		case wire.Bundle:
+			if err := a.bundle(l, msg); err != nil {
+				return err
 			}
 		case wire.Goaway:
 			return &refusedError{wire.Refusal{Code: wire.RefusedNotLeader, Text: msg.Text, Leader: msg.Leader}}
@@ -366,7 +346,10 @@ func (l *link) take() []wire.Message {
 	if l.pull != nil {
 		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
 	}
-	l.capacity, l.reports, l.pull = nil, nil, nil
+	if l.bundle > 0 {
+		out = append(out, wire.BundleHeld{Version: l.bundle})
+	}
+	l.capacity, l.reports, l.pull, l.bundle = nil, nil, nil, 0
 	return out
 }
 
@@ -443,57 +426,4 @@ func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
 	}
 	<-ctx.Done() // until the reader has it all
 	return nil
-}
-
-// renew asks for the next certificate at a random point of this one's life.
-func (a *Agent) renew(ctx context.Context, l *link) error {
-	for {
-		at := pki.RenewAt(a.cred.Get().Leaf(), rand.Float64())
-		if !sleep(ctx, time.Until(at)) {
-			return ctx.Err()
-		}
-		if err := a.renewOnce(ctx, l); err != nil {
-			a.log.Error("certificate not renewed", "not_after", a.cred.Get().Leaf().NotAfter, "error", err)
-			if !sleep(ctx, time.Minute) {
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-func (a *Agent) renewOnce(ctx context.Context, l *link) error {
-	key, ok := a.cred.Get().Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	csr, err := pki.NewCSR(key)
-	if err != nil {
-		return err
-	}
-	st, err := l.conn.Open(ctx, transport.StreamRenew)
-	if err != nil {
-		return err
-	}
-	defer st.Reset()
-	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
-	conn := wire.NewConn(st, wire.MaxControl)
-	if err := conn.Send(wire.RenewRequest{CSR: csr}); err != nil {
-		return err
-	}
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	switch msg := msg.(type) {
-	case wire.Certificate:
-		if err := a.store(msg.Chain, msg.Bundle, msg.BundleVersion); err != nil {
-			return err
-		}
-		a.log.Info("certificate renewed", "not_after", a.cred.Get().Leaf().NotAfter)
-		return nil
-	case wire.Refusal:
-		return &refusedError{msg}
-	default:
-		return fmt.Errorf("%T instead of a certificate", msg)
-	}
 }

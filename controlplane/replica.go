@@ -126,7 +126,8 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.opened.Store(true)
 	r.mgr = sessions.New(sessions.Config{
-		Replica: r.self.ID, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs, Renew: r.renew,
+		Replica: r.self.ID, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs,
+		AdmitKey: r.admitKey, Renew: r.renew, Stored: r.stored,
 		Leader: func() string { _, addr := r.raft.Leader(); return addr },
 		Agent:  r.agentRecord,
 	})
@@ -137,6 +138,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
 		SignIntermediate: signIntermediate, Rate: r.cfg.EnrolRate, Log: cfg.Log,
+		Healer: healer{r}, Key: r.ownKey,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
@@ -361,8 +363,7 @@ func (r *Replica) admit(ctx context.Context, s transport.Session) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	st, err := s.Accept(ctx)
-	if err == nil && st.Kind() == transport.StreamEnrol {
-		_ = r.enrol.Serve(ctx, st, transport.RemoteAddr(s)) // logged there
+	if err == nil && r.answer(ctx, s, st) {
 		_ = st.Close()
 		select { // closing at once would overtake the reply
 		case <-s.Context().Done():

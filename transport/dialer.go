@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/tenderfleet/tender/pki"
 )
@@ -14,6 +15,8 @@ type DialerConfig struct {
 	Holder *pki.Holder
 	// Conn replaces the UDP socket; the Dialer closes it.
 	Conn net.PacketConn
+	// Now is the clock that certificates are judged by; nil is time.Now.
+	Now func() time.Time
 }
 
 // Dialer dials from one UDP socket without listening. It is safe for
@@ -21,6 +24,7 @@ type DialerConfig struct {
 type Dialer struct {
 	holder *pki.Holder
 	socket *socket
+	now    func() time.Time
 }
 
 // NewDialer binds the socket, on any free port.
@@ -32,7 +36,7 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	if cfg.Holder == nil {
 		cfg.Holder = pki.NewHolder(nil)
 	}
-	return &Dialer{holder: cfg.Holder, socket: s}, nil
+	return &Dialer{holder: cfg.Holder, socket: s, now: cfg.Now}, nil
 }
 
 // Dial connects to the replica at addr ("host:port") that expect accepts; a
@@ -40,7 +44,9 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 // when nobody answers. The replica judges our certificate after Dial has
 // returned: its refusal ends the session.
 func (d *Dialer) Dial(ctx context.Context, addr, alpn string, expect func(pki.Identity) error) (Session, error) {
-	s, err := d.socket.dial(ctx, addr, alpn, pki.ClientTLS(d.holder, expect, alpn))
+	conf := pki.ClientTLS(d.holder, expect, alpn)
+	conf.Time = d.now
+	s, err := d.socket.dial(ctx, addr, alpn, conf)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +56,9 @@ func (d *Dialer) Dial(ctx context.Context, addr, alpn string, expect func(pki.Id
 // DialEnrol connects for joining: we show no certificate, and the replica must
 // show a chain to the root that pin names.
 func (d *Dialer) DialEnrol(ctx context.Context, addr, pin string) (Session, error) {
-	s, err := d.socket.dial(ctx, addr, ALPNEnrol, pki.PinnedTLS(pin, ALPNEnrol))
+	conf := pki.PinnedTLS(pin, ALPNEnrol)
+	conf.Time = d.now
+	s, err := d.socket.dial(ctx, addr, ALPNEnrol, conf)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ type session struct {
 
 	mu   sync.Mutex
 	soft Soft
+	key  string // the pin of the key that the agent uses now
 	// The outbox: acknowledgements add up, of desired sets the last one counts.
 	beat    bool // a beat waits for its answer
 	acks    []wire.Ack
@@ -73,10 +74,15 @@ func (m *Manager) serve(ctx context.Context, conn transport.Session) error {
 	if !ok {
 		return fmt.Errorf("%T instead of hello", msg)
 	}
-	s, refusal := m.admit(conn, hello)
+	key, refusal := m.cfg.AdmitKey(ctx, conn)
+	var s *session
+	if refusal == nil {
+		s, refusal = m.admit(conn, hello)
+	}
 	if refusal != nil {
 		return refuse(ctx, conn, st, control, *refusal)
 	}
+	s.key = key
 	_ = st.SetDeadline(time.Time{})
 	control.SetLimit(wire.MaxControl)
 	return s.run(ctx, control, hello)
@@ -310,9 +316,29 @@ func (s *session) renew(ctx context.Context, st transport.Stream) error {
 	if !ok {
 		return fmt.Errorf("%T instead of a request", msg)
 	}
-	cert, err := s.m.cfg.Renew(ctx, s.conn.Peer(), req.CSR)
+	s.mu.Lock()
+	key := s.key
+	s.mu.Unlock()
+	cert, next, err := s.m.cfg.Renew(ctx, s.conn, key, req.CSR)
 	if err != nil {
 		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedBadRequest, Text: err.Error()}))
 	}
-	return conn.Send(cert)
+	if err := conn.Send(cert); err != nil {
+		return err
+	}
+	switch msg, err = conn.Recv(); msg.(type) {
+	case wire.KeyStored:
+		if err := s.m.cfg.Stored(ctx, s.conn, next); err != nil {
+			return fmt.Errorf("confirm the new key: %w", err)
+		}
+		s.mu.Lock()
+		s.key = next
+		s.mu.Unlock()
+		return conn.Send(wire.KeyStored{})
+	default:
+		if errors.Is(err, io.EOF) || errors.Is(err, transport.ErrStreamReset) {
+			return nil // an agent that kept its key has nothing more to say
+		}
+		return fmt.Errorf("wait for the agent to store its certificate: %T, %w", msg, err)
+	}
 }

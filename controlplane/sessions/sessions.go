@@ -34,9 +34,14 @@ type Config struct {
 	// Bundle and Replicas go into every Welcome.
 	Bundle   func() *pki.Bundle
 	Replicas func() []string
-	// Renew signs the next certificate of an agent.
-	Renew func(ctx context.Context, peer pki.Identity, csr []byte) (wire.Certificate, error)
-	Log   *slog.Logger
+	// AdmitKey returns the pin of the key that an agent has shown, and refuses
+	// one that the agent has left behind. It may wait for the trio.
+	AdmitKey func(ctx context.Context, conn transport.Session) (key string, refusal *wire.Refusal)
+	// Renew signs the next certificate of an agent known by key, and returns the
+	// pin of the next key; Stored commits that the agent has both on disk.
+	Renew  func(ctx context.Context, conn transport.Session, key string, csr []byte) (cert wire.Certificate, next string, err error)
+	Stored func(ctx context.Context, conn transport.Session, next string) error
+	Log    *slog.Logger
 }
 
 // Soft is what is known of a connected agent and never replicated.

@@ -44,6 +44,10 @@ type Command struct {
 	SetMaintenance *SetMaintenance
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
+
+	Rekey   *Rekey
+	Confirm *Confirm
+	Cloned  *Cloned
 }
 
 type (
@@ -229,6 +233,8 @@ const (
 	OK            Kind = ""
 	NotFound      Kind = "not_found"
 	Conflict      Kind = "conflict"
+	Foreign       Kind = "foreign_key" // a key that is not the agent's, and never was
+	PastKey       Kind = "past_key"    // one that it has left behind
 	Invalid       Kind = "invalid"
 	TokenUnknown  Kind = "token_unknown"
 	TokenUsed     Kind = "token_used"

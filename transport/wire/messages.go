@@ -31,6 +31,8 @@ type Hello struct {
 	Capacity fleet.Capacity
 	// Term and Generation are of the desired set the agent holds.
 	Term, Generation uint64
+	// BundleVersion is that of the trust bundle the agent has; 0: not told.
+	BundleVersion uint64
 }
 
 // Welcome answers Hello; only now is the agent connected.
@@ -60,6 +62,8 @@ const (
 	RefusedBadRequest    RefusalCode = "bad_request"    // the message makes no sense
 	RefusedNotFound      RefusalCode = "not_found"      // no such task
 	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
+	// RefusedCloned: another copy of the machine goes on with a newer key.
+	RefusedCloned RefusalCode = "cloned"
 )
 
 // Refusal answers a request that is not granted. Codes of a newer peer arrive
@@ -115,6 +119,22 @@ type Certificate struct {
 	BundleVersion uint64
 }
 
+// KeyStored says that the agent has stored the certificate of this renewal and
+// its new key; the replica says it back once the trio counts on that key.
+type KeyStored struct{}
+
+// Bundle is a newer trust bundle. The agent stores it and says BundleHeld.
+type Bundle struct {
+	Version uint64
+	Roots   []byte // PEM
+	// Renew asks for a renewal before its time: certificates come from another
+	// root now.
+	Renew bool
+}
+
+// BundleHeld says which trust bundle the agent has stored.
+type BundleHeld struct{ Version uint64 }
+
 // LogsRequest opens a logs stream.
 type LogsRequest struct {
 	Task   fleet.TaskID
@@ -148,3 +168,6 @@ func (Certificate) isMessage()     {}
 func (LogsRequest) isMessage()     {}
 func (LogChunk) isMessage()        {}
 func (LogEnd) isMessage()          {}
+func (KeyStored) isMessage()       {}
+func (Bundle) isMessage()          {}
+func (BundleHeld) isMessage()      {}

@@ -239,6 +239,9 @@ type Envelope struct {
 	//	*Envelope_LogsRequest
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
+	//	*Envelope_Bundle
+	//	*Envelope_BundleHeld
+	//	*Envelope_KeyStored
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// Fills a heartbeat up; ignored by the receiver.
 	Pad           []byte `protobuf:"bytes,31,opt,name=pad,proto3" json:"pad,omitempty"`
@@ -418,6 +421,33 @@ func (x *Envelope) GetLogEnd() *LogEnd {
 	return nil
 }
 
+func (x *Envelope) GetBundle() *Bundle {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Bundle); ok {
+			return x.Bundle
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetBundleHeld() *BundleHeld {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_BundleHeld); ok {
+			return x.BundleHeld
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetKeyStored() *KeyStored {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_KeyStored); ok {
+			return x.KeyStored
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetPad() []byte {
 	if x != nil {
 		return x.Pad
@@ -489,6 +519,18 @@ type Envelope_LogEnd struct {
 	LogEnd *LogEnd `protobuf:"bytes,15,opt,name=log_end,json=logEnd,proto3,oneof"`
 }
 
+type Envelope_Bundle struct {
+	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
+}
+
+type Envelope_BundleHeld struct {
+	BundleHeld *BundleHeld `protobuf:"bytes,46,opt,name=bundle_held,json=bundleHeld,proto3,oneof"`
+}
+
+type Envelope_KeyStored struct {
+	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
+}
+
 func (*Envelope_Hello) isEnvelope_Body() {}
 
 func (*Envelope_Welcome) isEnvelope_Body() {}
@@ -519,6 +561,12 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
+func (*Envelope_Bundle) isEnvelope_Body() {}
+
+func (*Envelope_BundleHeld) isEnvelope_Body() {}
+
+func (*Envelope_KeyStored) isEnvelope_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -529,6 +577,7 @@ type Hello struct {
 	Capacity      *Capacity              `protobuf:"bytes,6,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +664,13 @@ func (x *Hello) GetTerm() uint64 {
 func (x *Hello) GetGeneration() uint64 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *Hello) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
 	}
 	return 0
 }
@@ -2350,6 +2406,7 @@ type Readings struct {
 	Spooled       int64                  `protobuf:"varint,6,opt,name=spooled,proto3" json:"spooled,omitempty"`
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2438,6 +2495,13 @@ func (x *Readings) GetRuntime() string {
 		return x.Runtime
 	}
 	return ""
+}
+
+func (x *Readings) GetClockOffNs() int64 {
+	if x != nil {
+		return x.ClockOffNs
+	}
+	return 0
 }
 
 type GPUReading struct {
@@ -2672,6 +2736,146 @@ func (x *Certificate) GetBundleVersion() uint64 {
 	return 0
 }
 
+type Bundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Roots         []byte                 `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	Renew         bool                   `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Bundle) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Bundle) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Bundle) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type BundleHeld struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BundleHeld) Reset() {
+	*x = BundleHeld{}
+	mi := &file_wire_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BundleHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BundleHeld) ProtoMessage() {}
+
+func (x *BundleHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BundleHeld.ProtoReflect.Descriptor instead.
+func (*BundleHeld) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *BundleHeld) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type KeyStored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStored) Reset() {
+	*x = KeyStored{}
+	mi := &file_wire_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStored) ProtoMessage() {}
+
+func (x *KeyStored) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
+func (*KeyStored) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{32}
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -2685,7 +2889,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2901,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2914,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2758,7 +2962,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +2974,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +2987,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -2808,7 +3012,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3024,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3037,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -2841,7 +3045,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xa5\x06\n" +
+	"wire.proto\x12\vtender.wire\"\xc9\a\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -2858,9 +3062,14 @@ const file_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\f \x01(\v2\x18.tender.wire.CertificateH\x00R\vcertificate\x12=\n" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
-	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12\x10\n" +
+	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x12:\n" +
+	"\vbundle_held\x18. \x01(\v2\x17.tender.wire.BundleHeldH\x00R\n" +
+	"bundleHeld\x127\n" +
+	"\n" +
+	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\xf3\x01\n" +
+	"\x04body\"\x9a\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -2873,7 +3082,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\a \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\"\xd5\x01\n" +
+	"generation\x12%\n" +
+	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\"\xd5\x01\n" +
 	"\aWelcome\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3032,7 +3242,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xfd\x01\n" +
+	" \x01(\tR\x06reason\"\x9f\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3043,7 +3253,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x01(\x03R\x05tasks\x12\x18\n" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
-	"\aruntime\x18\b \x01(\tR\aruntime\"\xa9\x01\n" +
+	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
+	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
+	"clockOffNs\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -3059,7 +3271,15 @@ const file_wire_proto_rawDesc = "" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12%\n" +
-	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"}\n" +
+	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"N\n" +
+	"\x06Bundle\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"&\n" +
+	"\n" +
+	"BundleHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\v\n" +
+	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -3113,7 +3333,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -3148,12 +3368,15 @@ var file_wire_proto_goTypes = []any{
 	(*Goaway)(nil),       // 30: tender.wire.Goaway
 	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
 	(*Certificate)(nil),  // 32: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 33: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 34: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 35: tender.wire.LogEnd
-	nil,                  // 36: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 37: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 38: tender.wire.Check.EnvEntry
+	(*Bundle)(nil),       // 33: tender.wire.Bundle
+	(*BundleHeld)(nil),   // 34: tender.wire.BundleHeld
+	(*KeyStored)(nil),    // 35: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
+	nil,                  // 39: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 40: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 41: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -3168,42 +3391,45 @@ var file_wire_proto_depIdxs = []int32{
 	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
 	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
 	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	33, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	34, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	35, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	26, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 16: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 17: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	36, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	37, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 21: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 22: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 23: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	38, // 24: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 25: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 26: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 27: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 28: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 29: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 30: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 31: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 32: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 33: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 34: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 35: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 36: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 37: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 38: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 39: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 40: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 41: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 42: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	36, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	37, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	38, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	33, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	34, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
+	35, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	26, // 18: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	9,  // 19: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	10, // 20: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	13, // 21: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	39, // 22: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	40, // 23: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	11, // 24: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	11, // 25: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	12, // 26: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	41, // 27: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	14, // 28: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	17, // 29: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	15, // 30: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	16, // 31: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	16, // 32: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	18, // 33: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	14, // 34: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	19, // 35: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	21, // 36: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	22, // 37: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 38: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 39: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	23, // 40: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	25, // 41: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	13, // 42: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	27, // 43: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 44: tender.wire.Device.health:type_name -> tender.wire.Health
+	29, // 45: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -3227,6 +3453,9 @@ func file_wire_proto_init() {
 		(*Envelope_LogsRequest)(nil),
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
+		(*Envelope_Bundle)(nil),
+		(*Envelope_BundleHeld)(nil),
+		(*Envelope_KeyStored)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3234,7 +3463,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
