@@ -36,6 +36,8 @@ type Config struct {
 	// Offer limits what is given to the pool; nil fields mean all there is.
 	Offer   Offer
 	Version string
+	// BootID changes when the machine restarts; empty is the machine's own.
+	BootID string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
 	Conn net.PacketConn
 	// Now replaces the machine's clock where it is compared with the fleet's.
@@ -75,6 +77,7 @@ type Agent struct {
 	cred    *pki.Holder
 	id      fleet.AgentID
 	host    string
+	epoch   uint64 // of the last session; the dial loop's alone
 	file    *checkpoint.File
 	core    *lifecycle.Agent
 	events  chan lifecycle.Event
@@ -230,6 +233,9 @@ func open(cfg Config) (*Agent, []string, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.BootID == "" {
+		cfg.BootID = capacity.BootID()
+	}
 	cred, err := pki.LoadDir(pkiDir(cfg.StateDir))
 	if err != nil {
 		return nil, nil, err
@@ -246,9 +252,13 @@ func open(cfg Config) (*Agent, []string, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, file.Close())
 	}
+	life, err := file.Begin()
+	if err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
 	host, _ := os.Hostname() // for people; empty is harmless
 	a := &Agent{
-		cfg: cfg, log: cfg.Log, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
+		cfg: cfg, log: cfg.Log, epoch: life << 24, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
 		core:   lifecycle.New(records, term, generation),
 		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},

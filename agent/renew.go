@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/wire"
 )
@@ -162,11 +163,7 @@ func (a *Agent) renew(ctx context.Context, l *link) error {
 var errUnconfirmed = errors.New("the new key was stored and the replica has not confirmed it")
 
 func (a *Agent) renewOnce(ctx context.Context, l *link) error {
-	key, err := a.nextKey(l.peer)
-	if err != nil {
-		return err
-	}
-	csr, err := pki.NewCSR(key)
+	key, req, err := a.renewal(l.peer)
 	if err != nil {
 		return err
 	}
@@ -177,7 +174,7 @@ func (a *Agent) renewOnce(ctx context.Context, l *link) error {
 	defer st.Reset()
 	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
 	conn := wire.NewConn(st, wire.MaxControl)
-	if err := conn.Send(wire.RenewRequest{CSR: csr}); err != nil {
+	if err := conn.Send(req); err != nil {
 		return err
 	}
 	msg, err := conn.Recv()
@@ -199,6 +196,7 @@ func (a *Agent) renewOnce(ctx context.Context, l *link) error {
 		a.settled()
 		return nil
 	}
+	l.queue(wire.KeyStored{})
 	if err := conn.Send(wire.KeyStored{}); err != nil {
 		return fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
@@ -212,14 +210,23 @@ func (a *Agent) renewOnce(ctx context.Context, l *link) error {
 	return nil
 }
 
-// nextKey is a new one, unless the replica is too old to note it.
-func (a *Agent) nextKey(peer int) (crypto.Signer, error) {
-	if peer >= rekeys {
-		return pki.NewKey()
-	}
-	key, ok := a.cred.Get().Chain.PrivateKey.(crypto.Signer)
+// renewal makes a request for a new key, or, for a replica that is too old to
+// note one, for the key that there is.
+func (a *Agent) renewal(peer int) (crypto.Signer, wire.RenewRequest, error) {
+	old := a.cred.Get()
+	key, ok := old.Chain.PrivateKey.(crypto.Signer)
 	if !ok {
-		return nil, errors.New("the key cannot sign")
+		return nil, wire.RenewRequest{}, errors.New("the key cannot sign")
 	}
-	return key, nil
+	var err error
+	if peer >= rekeys {
+		if key, err = pki.NewKey(); err != nil {
+			return nil, wire.RenewRequest{}, err
+		}
+	}
+	req := wire.RenewRequest{}
+	if req.CSR, err = pki.NewCSR(key); err == nil && peer >= rekeys {
+		req.Key, req.Proof, err = enroll.ProveRekey(old, req.CSR)
+	}
+	return key, req, err
 }

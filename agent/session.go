@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/transport"
@@ -46,7 +44,9 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
+	asked    bool // for a sign of life
 	bundle   uint64 // the version to tell of, 0: none
+	stored   bool   // a new key, which the replica should hear of
 	wake     chan struct{}
 }
 
@@ -61,94 +61,18 @@ func (l *link) queue(m any) {
 		l.reports = append(l.reports, m.Updates...)
 	case fleet.Capacity:
 		l.capacity = &m
+	case wire.Ask:
+		l.asked = true
 	case wire.BundleHeld:
 		l.bundle = m.Version
+	case wire.KeyStored:
+		l.stored = true
 	}
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
-}
-
-// dialLoop keeps one session with the leader. It goes where a follower points
-// it to, and else waits with full jitter, so that a fleet that lost a replica
-// does not come back in one wave.
-func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
-	select {
-	case <-a.listed: // what truly runs is known before anything is assigned
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, Now: a.now})
-	if err != nil {
-		return err
-	}
-	defer dialer.Close() //nolint:errcheck // the process ends, or the error was told
-	d := &rounds{addrs: replicas}
-	var back transport.Backoff
-	for ctx.Err() == nil {
-		addr := d.next()
-		began := time.Now()
-		err := a.session(ctx, dialer, addr, d)
-		if ctx.Err() != nil {
-			break
-		}
-		if time.Since(began) > 30*time.Second {
-			back.Reset()
-		}
-		mended, pause := a.mend(ctx, dialer, addr, d, err)
-		if mended {
-			continue
-		}
-		d.avoid(addr)
-		wait := max(pause, back.Next(rand.Float64()))
-		var refused *refusedError
-		var closed *transport.CloseError
-		switch {
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedNotLeader:
-			d.hint(refused.r.Leader)
-			if refused.r.Leader != "" && refused.r.Leader != addr {
-				continue
-			}
-			wait = min(wait, refused.r.RetryAfter)
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedRevoked,
-			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
-			a.emit(ctx, lifecycle.Revoked{})
-			wait = bannedWait
-		case errors.As(err, &refused) && (refused.r.Code == wire.RefusedUnknownAgent || refused.r.Code == wire.RefusedCloned):
-			wait = bannedWait
-		}
-		a.log.Warn("no session", "replica", addr, "cause", transport.Explain(err), "retry_in", wait.Round(time.Millisecond))
-		sleep(ctx, wait)
-	}
-	return ctx.Err()
-}
-
-// rounds chooses the next address: the hinted one first, then each in turn.
-type rounds struct {
-	addrs  []string
-	at     int
-	hinted string
-}
-
-// avoid makes another address the next one, if there is one.
-func (d *rounds) avoid(addr string) {
-	if n := len(d.addrs); n > 1 && d.addrs[d.at%n] == addr {
-		d.at++
-	}
-}
-
-func (d *rounds) hint(addr string) { d.hinted = addr }
-
-func (d *rounds) next() string {
-	if h := d.hinted; h != "" {
-		d.hinted = ""
-		return h
-	}
-	d.at++
-	return d.addrs[(d.at-1)%len(d.addrs)]
 }
 
 type refusedError struct{ r wire.Refusal }
@@ -171,14 +95,19 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err := a.adopt(welcome); err != nil {
 		return err
 	}
-	d.addrs = welcome.Replicas
+	d.know(addr, welcome)
 	a.settled()
-	l := &link{peer: welcome.Capability, conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), early: make(chan struct{}, 1)}
+	l := &link{
+		peer: welcome.Capability, early: make(chan struct{}, 1),
+		conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1),
+	}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
 	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "term", welcome.Term)
-	a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+	if welcome.Term != 0 { // else Led comes once somebody leads
+		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+	}
 	if a.cfg.Ready != nil {
 		a.ready.Do(a.cfg.Ready)
 	}
@@ -206,10 +135,12 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 	if err != nil {
 		return nil, wire.Welcome{}, err
 	}
+	a.epoch++
 	a.mu.Lock()
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
-		BootID: capacity.BootID(), Capacity: a.capacity, BundleVersion: a.cred.Get().Bundle.Version,
+		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch,
+		BundleVersion: a.cred.Get().Bundle.Version,
 	}
 	a.mu.Unlock()
 	control := wire.NewConn(st, wire.MaxControl)
@@ -282,6 +213,16 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			for _, k := range msg.Acks {
 				a.emit(ctx, lifecycle.Acked{Task: k.Task, Update: k.Update, Generation: k.Generation})
 			}
+		case wire.Led:
+			// What the new leader must know, it hears from here alone.
+			if msg.Term == 0 {
+				a.emit(ctx, lifecycle.Disconnected{})
+				break
+			}
+			a.log.Info("another leader", "term", msg.Term)
+			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
+		case wire.Ask:
+			l.queue(msg)
 		case wire.Bundle:
 			if err := a.bundle(l, msg); err != nil {
 				return err
@@ -321,7 +262,10 @@ func (a *Agent) send(ctx context.Context, l *link) error {
 			msgs = append(msgs, a.readings(ctx))
 			reply.Reset(replyTime)
 		case <-l.wake:
-			msgs = l.take()
+			if l.takeAsked() {
+				msgs = append(msgs, a.readings(ctx))
+			}
+			msgs = append(msgs, l.take()...)
 		}
 		for _, m := range msgs {
 			if err := l.control.Send(m); err != nil {
@@ -349,8 +293,19 @@ func (l *link) take() []wire.Message {
 	if l.bundle > 0 {
 		out = append(out, wire.BundleHeld{Version: l.bundle})
 	}
-	l.capacity, l.reports, l.pull, l.bundle = nil, nil, nil, 0
+	if l.stored {
+		out = append(out, wire.KeyStored{})
+	}
+	l.capacity, l.reports, l.pull, l.bundle, l.stored = nil, nil, nil, 0, false
 	return out
+}
+
+func (l *link) takeAsked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	asked := l.asked
+	l.asked = false
+	return asked
 }
 
 // serve answers the streams that the replica opens: requests for logs.

@@ -99,18 +99,16 @@ func keyPin(conn transport.Session) string {
 const keyTime = 5 * time.Second
 
 // admitKey decides on the key of an agent's certificate, which has been
-// verified, before the agent is welcome. The first use of the next key makes it
-// the only one; a key that is neither is a copy's. A replica that does not lead
-// and is not sure sends the agent to the leader.
+// verified, before the agent is welcome: one that is neither its own nor its
+// next one is a copy's. A replica that does not lead and is not sure sends the
+// agent to the leader. The leader's first word of a session with the next key
+// makes that the only one; see package leader.
 func (r *Replica) admitKey(ctx context.Context, conn transport.Session) (string, *wire.Refusal) {
 	ctx, cancel := context.WithTimeout(ctx, keyTime)
 	defer cancel()
 	id, key := fleet.AgentID(conn.Peer().ID), keyPin(conn)
-	switch r.standing(id, key) {
-	case state.KeyCurrent:
+	if k := r.standing(id, key); k == state.KeyCurrent || k == state.KeyNext {
 		return key, nil
-	case state.KeyNext:
-		return key, r.refusalTo(r.confirmKey(ctx, id, key))
 	}
 	cloned, err := r.noteClone(ctx, id, key, transport.RemoteAddr(conn), "its certificate is for a key that the agent has left behind")
 	switch {
@@ -121,9 +119,6 @@ func (r *Replica) admitKey(ctx context.Context, conn transport.Session) (string,
 	}
 	// The trio knew better: the key is the agent's, or the agent is not part of
 	// the fleet, which is decided elsewhere.
-	if r.standing(id, key) == state.KeyNext {
-		return key, r.refusalTo(r.confirmKey(ctx, id, key))
-	}
 	return key, nil
 }
 
@@ -160,28 +155,24 @@ func (r *Replica) refusalTo(err error) *wire.Refusal {
 	return &wire.Refusal{Code: wire.RefusedBusy, Text: "the replicas do not agree at the moment; try again", RetryAfter: time.Second}
 }
 
-// renew answers an agent's renewal over its own session: for the key that the
-// agent is known by, a certificate for the key of the request, whose pin is
-// returned.
-func (r *Replica) renew(ctx context.Context, conn transport.Session, key string, csrDER []byte) (wire.Certificate, string, error) {
-	peer := conn.Peer()
-	csr, err := pki.CheckCSRFor(csrDER, peer)
+// renew answers an agent's renewal over its own session, for the key that the
+// request proves. An agent of an older version proves none and asks for the key
+// that it has. The pin of the new key is returned.
+func (r *Replica) renew(ctx context.Context, peer pki.Identity, req wire.RenewRequest) (wire.Certificate, string, error) {
+	key, next, err := enroll.CheckRekey(peer, req.CSR, req.Key, req.Proof)
 	if err != nil {
 		return wire.Certificate{}, "", fmt.Errorf("renew certificate: %w", err)
 	}
-	next := enroll.KeyPin(csr.RawSubjectPublicKeyInfo)
-	if key != "" {
-		results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), Rekey: &state.Rekey{
-			Agent: fleet.AgentID(peer.ID), Key: key, Next: next, Addr: transport.RemoteAddr(conn),
-		}})
-		if err == nil {
-			err = results[0].Err()
-		}
-		if err != nil {
-			return wire.Certificate{}, "", fmt.Errorf("renew certificate: %w", err)
-		}
+	results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), Rekey: &state.Rekey{
+		Agent: fleet.AgentID(peer.ID), Key: key, Next: next,
+	}})
+	if err == nil {
+		err = results[0].Err()
 	}
-	chain, err := enroll.SignRenewal(ctx, recordingSigner{r}, peer, csrDER)
+	if err != nil {
+		return wire.Certificate{}, "", fmt.Errorf("renew certificate: %w", err)
+	}
+	chain, err := enroll.SignRenewal(ctx, recordingSigner{r}, peer, req.CSR)
 	if err != nil {
 		return wire.Certificate{}, "", err
 	}
@@ -189,13 +180,10 @@ func (r *Replica) renew(ctx context.Context, conn transport.Session, key string,
 	return wire.Certificate{Chain: chain, Bundle: b.PEM(), BundleVersion: b.Version}, next, nil
 }
 
-// stored commits what the agent says over its session after a renewal: that it
-// has the new certificate and its key on disk. Until then the old key counts.
-func (r *Replica) stored(ctx context.Context, conn transport.Session, next string) error {
-	if keyPin(conn) == "" {
-		return nil
-	}
-	return r.confirmKey(ctx, fleet.AgentID(conn.Peer().ID), next)
+// stored commits what the agent says after a renewal: that it has the new
+// certificate and its key on disk.
+func (r *Replica) stored(ctx context.Context, peer pki.Identity, next string) error {
+	return r.confirmKey(ctx, fleet.AgentID(peer.ID), next)
 }
 
 // answer serves the one exchange of an enrol/1 connection, and reports whether

@@ -107,7 +107,7 @@ func writeFile(path string, data []byte) error {
 }
 
 // resetKey is made once and kept, so that agents learn at once that this
-// replica has restarted.
+// replica has restarted. The leader's takes its place, see keepResetKey.
 func (d layout) resetKey() ([32]byte, error) {
 	var key [32]byte
 	data, err := os.ReadFile(d.path("reset.key"))
@@ -119,10 +119,16 @@ func (d layout) resetKey() ([32]byte, error) {
 		return key, fmt.Errorf("read reset key: %w", err)
 	}
 	_, _ = rand.Read(key[:]) // never fails
+	return key, d.keepResetKey(key)
+}
+
+// keepResetKey stores the key for the next start: the replicas of a trio share
+// one, so that each can end the sessions of an address that it took over.
+func (d layout) keepResetKey(key [32]byte) error {
 	if err := writeFile(d.path("reset.key"), key[:]); err != nil {
-		return key, fmt.Errorf("write reset key: %w", err)
+		return fmt.Errorf("write reset key: %w", err)
 	}
-	return key, nil
+	return nil
 }
 
 func pemCert(c *x509.Certificate) []byte {

@@ -27,7 +27,6 @@ import (
 	"github.com/tenderfleet/tender/pki/authority"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport"
-	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 // Config is how a replica serves.
@@ -126,10 +125,10 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.opened.Store(true)
 	r.mgr = sessions.New(sessions.Config{
-		Replica: r.self.ID, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs,
+		Replica: r.self.ID, TrustDomain: r.self.TrustDomain, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs,
 		AdmitKey: r.admitKey, Renew: r.renew, Stored: r.stored,
 		Leader: func() string { _, addr := r.raft.Leader(); return addr },
-		Agent:  r.agentRecord,
+		Agent:  r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
 	signIntermediate, err := r.dir.rootSigner(r.self.TrustDomain, r.root)
 	if err != nil {
@@ -214,6 +213,10 @@ func (r *Replica) Serve(ctx context.Context) error {
 	opts.Local, opts.Forward = true, forward
 	g.Go(func() error { return r.acceptAgents(ctx, g) })
 	g.Go(func() error { return r.acceptJoiners(ctx, g) })
+	g.Go(func() error { return r.acceptRelays(ctx, g) })
+	g.Go(func() error { return r.relay(ctx) })
+	g.Go(func() error { return r.watchRevocations(ctx) })
+	g.Go(func() error { return r.mgr.Watch(ctx) })
 	g.Go(func() error { return r.campaign(ctx) })
 	g.Go(func() error { return r.renewing(ctx) })
 	if public != nil {
@@ -413,10 +416,4 @@ func (r *Replica) addrs() []string {
 		out = append(out, r.self.Addr)
 	}
 	return out
-}
-
-func (r *Replica) agentRecord(id fleet.AgentID) *fleet.Agent {
-	var a *fleet.Agent
-	r.raft.Stale(func(s *state.State) { a = s.Agents[id] })
-	return a
 }

@@ -35,6 +35,7 @@ var protocols = map[string]struct {
 }{
 	ALPNAgent: {pki.KindAgent, 256},
 	ALPNRaft:  {pki.KindReplica, 16},
+	ALPNRelay: {pki.KindReplica, 16},
 	ALPNEnrol: {"", 64},
 }
 
@@ -115,7 +116,7 @@ func (e *Endpoint) listen() error {
 	conf.HandshakeIdleTimeout = serverHandshakeTimeout
 	var err error
 	// Not ListenEarly: a connection counts once its client is verified.
-	e.listener, err = tr.Listen(pki.ServerTLS(e.cfg.Holder, e.allow, ALPNAgent, ALPNRaft, ALPNEnrol), conf)
+	e.listener, err = tr.Listen(pki.ServerTLS(e.cfg.Holder, e.allow, ALPNAgent, ALPNRaft, ALPNRelay, ALPNEnrol), conf)
 	return err
 }
 

@@ -14,6 +14,8 @@ const (
 	ALPNAgent = "agent/1"
 	ALPNEnrol = pki.ALPNEnrol
 	ALPNRaft  = "raft/1"
+	// ALPNRelay carries the sessions of a replica to the leader.
+	ALPNRelay = "relay/1"
 )
 
 // StreamKind says what a stream is for: "control", "renew", "logs". It is 1 to
@@ -92,10 +94,11 @@ const (
 	CodeTooOld                   // install a newer version
 	CodeBusy                     // too many at a time; try again later
 	CodeExpired                  // the certificate ended during the session
+	CodeCloned                   // another machine goes by this identity
 )
 
 var codeNames = [...]string{
-	"ok", "draining", "revoked", "replaced", "protocol", "not leader", "unknown agent", "too old", "busy", "expired",
+	"ok", "draining", "revoked", "replaced", "protocol", "not leader", "unknown agent", "too old", "busy", "expired", "cloned",
 }
 
 // String returns the code's word, for logs.

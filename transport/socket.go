@@ -52,7 +52,7 @@ func dialConfig(alpn string) *quic.Config {
 	switch alpn {
 	case ALPNAgent:
 		c.MaxIdleTimeout = agentIdleTimeout
-	case ALPNRaft:
+	case ALPNRaft, ALPNRelay:
 		c.MaxIdleTimeout, c.KeepAlivePeriod = raftIdleTimeout, raftKeepAlive
 	case ALPNEnrol:
 		c.MaxIdleTimeout, c.KeepAlivePeriod = enrolIdleTimeout, 0

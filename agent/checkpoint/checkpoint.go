@@ -22,6 +22,7 @@ var (
 	bucketTasks = []byte("tasks")
 	keyVersion  = []byte("version")
 	keyHeld     = []byte("held") // term and generation, 8 bytes each
+	keyLives    = []byte("lives")
 )
 
 // version of the file's format. A file of a newer one is refused.
@@ -109,6 +110,23 @@ func (f *File) Load() (term, generation uint64, records []lifecycle.Record, err 
 		err = fmt.Errorf("load checkpoint: %w", err)
 	}
 	return term, generation, records, err
+}
+
+// Begin counts the lives of the agent and returns the number of this one: with
+// it, sessions of one agent can be told in their order.
+func (f *File) Begin() (life uint64, err error) {
+	err = f.db.Update(func(tx *bbolt.Tx) error {
+		head := tx.Bucket(bucketHead)
+		if v := head.Get(keyLives); len(v) == 8 {
+			life = binary.BigEndian.Uint64(v)
+		}
+		life++
+		return head.Put(keyLives, binary.BigEndian.AppendUint64(nil, life))
+	})
+	if err != nil {
+		err = fmt.Errorf("write checkpoint: %w", err)
+	}
+	return life, err
 }
 
 // Write makes changes durable, all or none.

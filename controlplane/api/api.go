@@ -67,7 +67,9 @@ type AgentSoft struct {
 	Connected             bool
 	Since, LastSeen       time.Time
 	Link, Remote, Version string
-	Readings              fleet.Readings
+	// Replica is the one that holds the agent's session.
+	Replica  fleet.ReplicaID
+	Readings fleet.Readings
 	// Free is what is neither used nor on offer.
 	Free fleet.Resources
 }

@@ -181,8 +181,10 @@ type Agent struct {
 	// fleet any more.
 	Availability string `json:"availability,omitempty"`
 	// Link is what carries its session, such as "quic".
-	Link     string    `json:"link,omitempty"`
-	Remote   string    `json:"remote,omitempty"`
+	Link   string `json:"link,omitempty"`
+	Remote string `json:"remote,omitempty"`
+	// Replica is the one that holds the agent's session.
+	Replica  string    `json:"replica,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Joined   time.Time `json:"joined"`
 	Since    time.Time `json:"connected_since,omitzero"`

@@ -42,52 +42,8 @@ func (l *Leader) rescindAgent(id fleet.AgentID) {
 	}
 }
 
-func (l *Leader) agentUp(now time.Time, ev AgentUp) {
-	rec, a := l.st.Agents[ev.Agent], l.agents[ev.Agent]
-	switch {
-	case rec == nil:
-		l.do(Disconnect{ev.Agent, ev.Session, CauseUnknown})
-		return
-	case rec.Revoked:
-		l.do(Disconnect{ev.Agent, ev.Session, CauseRevoked})
-		return
-	}
-	if a.session != 0 {
-		l.do(Disconnect{ev.Agent, a.session, CauseReplaced})
-	}
-	a.session, a.pull = ev.Session, nil
-	if !rec.Capacity.Equal(ev.Capacity) || rec.Hostname != ev.Hostname {
-		l.proposeCapacity(now, ev.Agent, ev.Hostname, ev.Capacity)
-	}
-	if !rec.Unreachable.IsZero() {
-		l.propose(now, state.Command{Reach: &state.Reach{Agent: ev.Agent, Reachable: true}})
-	}
-	l.refreshAgent(ev.Agent)
-}
-
 func (l *Leader) proposeCapacity(now time.Time, id fleet.AgentID, hostname string, c fleet.Capacity) {
 	l.propose(now, state.Command{SetCapacity: &state.SetCapacity{Agent: id, Hostname: hostname, Capacity: c}})
-}
-
-// current returns the agent if the session is its newest.
-func (l *Leader) current(id fleet.AgentID, session uint64) *agentState {
-	if a := l.agents[id]; a != nil && a.session == session && session != 0 {
-		return a
-	}
-	return nil
-}
-
-func (l *Leader) agentDown(now time.Time, ev AgentDown) {
-	a := l.current(ev.Agent, ev.Session)
-	if a == nil {
-		return
-	}
-	a.session, a.pull, a.away = 0, nil, now
-	if !ev.Seen.IsZero() && ev.Seen.Before(now) {
-		a.away = ev.Seen
-	}
-	l.refreshAgent(ev.Agent)
-	l.rescindAgent(ev.Agent)
 }
 
 func (l *Leader) capacityChanged(now time.Time, ev CapacityChanged) {

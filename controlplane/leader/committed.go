@@ -36,6 +36,10 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		}
 		l.rescindExcess()
 		l.due = true
+	case c.Cloned != nil:
+		l.judged(c.Cloned, r)
+	case c.Confirm != nil:
+		l.confirmed(c.Confirm, r)
 	case c.Convert != nil:
 		l.converted(c.Convert, r)
 	case c.DrainAgent != nil && r.Kind == state.OK:
@@ -192,10 +196,12 @@ func (l *Leader) revoked(id fleet.AgentID) {
 	}
 	l.broadcast(id)
 	l.rescindAgent(id)
-	if a.session != 0 {
-		l.do(Disconnect{id, a.session, CauseRevoked})
-		a.session, a.pull = 0, nil
+	for _, s := range []uint64{a.session, a.contest.up.Session} {
+		if s != 0 {
+			l.do(Disconnect{id, s, CauseRevoked})
+		}
 	}
+	a.session, a.pull, a.contest = 0, nil, contest{}
 	l.refreshAgent(id)
 }
 

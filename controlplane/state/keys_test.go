@@ -16,22 +16,22 @@ func keyed(t *testing.T) *state.State {
 	t.Helper()
 	s := booted(t)
 	must(t, s, state.Command{Time: t0, PutToken: &state.Token{Hash: "h", Kind: state.KindAgent, Uses: 1, Expires: t0.Add(time.Hour)}})
-	must(t, s, state.Command{Time: t0, Admit: &state.Admit{Hash: "h", Kind: state.KindAgent, Name: "a1", KeyHash: "k1"}})
+	must(t, s, state.Command{Time: t0, Admit: &state.Admit{Hash: "h", Kind: state.KindAgent, Name: "a9", KeyHash: "k1"}})
 	return s
 }
 
 // keys prints what an agent may show: current, next, past.
 func keys(s *state.State) string {
-	a := s.Agents["a1"]
+	a := s.Agents["a9"]
 	return strings.TrimSpace(fmt.Sprintf("%s %s %s", a.KeyHash, a.NextKey, strings.Join(a.PastKeys, ",")))
 }
 
 func rekey(key, next string) state.Command {
-	return state.Command{Time: t0, Rekey: &state.Rekey{Agent: "a1", Key: key, Next: next, Addr: "192.0.2.1:4", Heal: true}}
+	return state.Command{Time: t0, Rekey: &state.Rekey{Agent: "a9", Key: key, Next: next, Addr: "192.0.2.1:4", Heal: true}}
 }
 
 func confirm(key string) state.Command {
-	return state.Command{Time: t0, Confirm: &state.Confirm{Agent: "a1", Key: key}}
+	return state.Command{Time: t0, Confirm: &state.Confirm{Agent: "a9", Key: key}}
 }
 
 // Wherever an agent, or an answer to it, is lost, it has a key that is good.
@@ -71,13 +71,13 @@ func TestKeysChangeInTwoSteps(t *testing.T) {
 // A ban is a ban of every key.
 func TestRevokedAgentGetsNoKey(t *testing.T) {
 	for name, ban := range map[string]state.Command{
-		"revoked": {Time: t0, Revoke: &state.Revoke{URI: "spiffe://fleet.example/agent/a1", Kind: state.KindAgent, ID: "a1"}},
-		"gone":    {Time: t0, MarkGone: &state.MarkGone{Agent: "a1"}},
+		"revoked": {Time: t0, Revoke: &state.Revoke{URI: "spiffe://fleet.example/agent/a9", Kind: state.KindAgent, ID: "a9"}},
+		"gone":    {Time: t0, MarkGone: &state.MarkGone{Agent: "a9"}},
 	} {
 		s := keyed(t)
 		must(t, s, rekey("k1", "k2"))
 		must(t, s, ban)
-		for _, c := range []state.Command{rekey("k1", "k3"), rekey("k2", "k3"), confirm("k2"), {Time: t0, Cloned: &state.Cloned{Agent: "a1", Key: "kx"}}} {
+		for _, c := range []state.Command{rekey("k1", "k3"), rekey("k2", "k3"), confirm("k2"), {Time: t0, Cloned: &state.Cloned{Agent: "a9", Key: "kx"}}} {
 			if r := apply(s, c); r.Kind != state.RevokedID {
 				t.Errorf("%s: %v gave %q (%s)", name, c, r.Kind, r.Text)
 			}
@@ -95,19 +95,19 @@ func TestRevokedAgentGetsNoKey(t *testing.T) {
 // which show a certificate, are taken.
 func TestAgentWithoutAKey(t *testing.T) {
 	s := keyed(t)
-	a := *s.Agents["a1"]
+	a := *s.Agents["a9"]
 	a.KeyHash = ""
-	s.Agents["a1"] = &a
+	s.Agents["a9"] = &a
 	if r := apply(s, rekey("k1", "k2")); r.Kind != state.Foreign {
 		t.Errorf("healed: %+v", r)
 	}
-	if r := apply(s, state.Command{Time: t0, Cloned: &state.Cloned{Agent: "a1", Key: "k1"}}); r.Kind != state.Conflict {
+	if r := apply(s, state.Command{Time: t0, Cloned: &state.Cloned{Agent: "a9", Key: "k1"}}); r.Kind != state.Conflict {
 		t.Errorf("taken for a copy: %+v", r)
 	}
 	renewal := rekey("k1", "k2")
 	renewal.Rekey.Heal = false
 	must(t, s, renewal)
-	if a := s.Agents["a1"]; a.KeyHash != "" || a.NextKey != "k2" {
+	if a := s.Agents["a9"]; a.KeyHash != "" || a.NextKey != "k2" {
 		t.Errorf("after a renewal: %q, %q", a.KeyHash, a.NextKey)
 	}
 	must(t, s, confirm("k2"))
@@ -122,7 +122,7 @@ func TestPastKeysAreBounded(t *testing.T) {
 		must(t, s, rekey(fmt.Sprint("k", i+1), fmt.Sprint("k", i+2)))
 		must(t, s, confirm(fmt.Sprint("k", i+2)))
 	}
-	past := s.Agents["a1"].PastKeys
+	past := s.Agents["a9"].PastKeys
 	if len(past) != fleet.MaxPastKeys || past[0] != fmt.Sprint("k", 3*fleet.MaxPastKeys) {
 		t.Errorf("%d past keys, the newest is %s", len(past), past[0])
 	}
@@ -133,12 +133,12 @@ func TestCloneIsRecorded(t *testing.T) {
 	s := keyed(t)
 	clone := func(key string, after time.Duration) state.Result {
 		return apply(s, state.Command{Time: t0.Add(after), By: "replica/r1", Cloned: &state.Cloned{
-			Agent: "a1", Key: key, Addr: "192.0.2.9:4", Text: "an old key",
+			Agent: "a9", Key: key, Addr: "192.0.2.9:4", Text: "an old key",
 		}})
 	}
 	must(t, s, rekey("k1", "k2"))
 	for _, own := range []string{"k1", "k2"} {
-		if r := clone(own, 0); r.Kind != state.Conflict || s.Agents["a1"].Cloned != nil {
+		if r := clone(own, 0); r.Kind != state.Conflict || s.Agents["a9"].Cloned != nil {
 			t.Errorf("its own key %s: %+v", own, r)
 		}
 	}
@@ -149,13 +149,13 @@ func TestCloneIsRecorded(t *testing.T) {
 		if r := clone("kx", want.after); r.Kind != state.OK {
 			t.Fatalf("%d: %+v", i, r)
 		}
-		if got := s.Agents["a1"].Cloned; got.Times != want.times || got.Addr != "192.0.2.9:4" || got.Text != "an old key" {
+		if got := s.Agents["a9"].Cloned; got.Times != want.times || got.Addr != "192.0.2.9:4" || got.Text != "an old key" {
 			t.Errorf("%d: %+v, want %d times", i, got, want.times)
 		}
 	}
 	// Two holders at a time have no key that is wrong.
-	if r := clone("", 2*time.Hour); r.Kind != state.OK || s.Agents["a1"].Cloned.Times != 3 {
-		t.Errorf("without a key: %+v, %+v", r, s.Agents["a1"].Cloned)
+	if r := clone("", 2*time.Hour); r.Kind != state.OK || s.Agents["a9"].Cloned.Times != 3 {
+		t.Errorf("without a key: %+v, %+v", r, s.Agents["a9"].Cloned)
 	}
 	admin := slices.DeleteFunc(slices.Clone(s.Audit.Admin), func(e state.AuditEntry) bool { return e.Action != "agent.cloned" || e.Refused != "" })
 	if len(admin) != 3 {

@@ -32,12 +32,16 @@ const (
 // Challenge opens a healing: the replica speaks first. Its nonce is drawn for
 // this one connection and asked back once, so that no answer can be used again.
 type Challenge struct {
-	Nonce      []byte `json:"nonce"`
-	Capability int    `json:"capability"`
+	Nonce      []byte   `json:"nonce,omitempty"`
+	Capability int      `json:"capability,omitempty"`
+	Refusal    *Refusal `json:"refusal,omitempty"`
 }
 
 // Check reports whether c is well formed.
 func (c *Challenge) Check() error {
+	if c.Refusal != nil {
+		return c.Refusal.check()
+	}
 	if len(c.Nonce) != nonceLen || c.Capability < 1 {
 		return fmt.Errorf("%w: nonce of %d bytes, capability %d", ErrMessage, len(c.Nonce), c.Capability)
 	}
@@ -113,6 +117,9 @@ func Heal(ctx context.Context, rw io.ReadWriter, h Healing) (Reply, error) {
 	if err := c.Check(); err != nil {
 		return Reply{}, err
 	}
+	if c.Refusal != nil {
+		return Reply{}, c.Refusal
+	}
 	req, err := h.answer(c)
 	if err != nil {
 		return Reply{}, err
@@ -175,6 +182,58 @@ func (r *Reply) verifyHealed(old *pki.Credential, csrDER []byte) error {
 	c := pki.Credential{Identity: id, Bundle: bundle}
 	c.Chain.Certificate, c.Chain.Leaf = r.Chain, leaf
 	return c.Verify(leaf.NotAfter)
+}
+
+// renewLabel names the proof of a renewal over a session. It needs no nonce: the
+// request is good for one new key, whose holder alone can use what it brings.
+const renewLabel = "tender-renew/1"
+
+// ProveRekey signs, with the key of cred, that its party goes on with the key
+// of csrDER. It returns the public key that was signed with and the signature.
+func ProveRekey(cred *pki.Credential, csrDER []byte) (key, proof []byte, err error) {
+	old, ok := cred.Chain.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, nil, errors.New("renew certificate: the key cannot sign")
+	}
+	sig, err := old.Sign(rand.Reader, digest([]byte(renewLabel), []byte(cred.Identity.String()), csrDER), crypto.SHA256)
+	if err != nil {
+		return nil, nil, fmt.Errorf("renew certificate: sign the proof: %w", err)
+	}
+	return cred.Leaf().RawSubjectPublicKeyInfo, sig, nil
+}
+
+// CheckRekey verifies what ProveRekey made for id, and returns the pins of the
+// key proved and of the next one. Without a proof both are that of the request,
+// whose own signature proves it.
+func CheckRekey(id pki.Identity, csrDER, key, proof []byte) (current, next string, err error) {
+	csr, err := pki.CheckCSRFor(csrDER, id)
+	if err != nil {
+		return "", "", err
+	}
+	next = KeyPin(csr.RawSubjectPublicKeyInfo)
+	if len(key) == 0 {
+		return next, next, nil
+	}
+	if err := verifyBy(key, digest([]byte(renewLabel), []byte(id.String()), csrDER), proof); err != nil {
+		return "", "", err
+	}
+	return KeyPin(key), next, nil
+}
+
+// verifyBy checks a signature by a public key that came from the network.
+func verifyBy(spki, digest, sig []byte) error {
+	pub, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return fmt.Errorf("%w: key: %w", ErrMessage, err)
+	}
+	key, ok := pub.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return fmt.Errorf("%w: the key is not ECDSA P-256", ErrMessage)
+	}
+	if !ecdsa.VerifyASN1(key, digest, sig) {
+		return fmt.Errorf("%w: the signature is wrong", ErrStranger)
+	}
+	return nil
 }
 
 // Standing is what a key is to an identity.
@@ -251,15 +310,13 @@ func (s *Server) heal(ctx context.Context, rw io.ReadWriter, remote string, expo
 	if s.cfg.Healer == nil || len(exporter) != exporterLen {
 		return Reply{}, "", errors.New("this replica heals nobody")
 	}
-	// The nonce goes out even to who is refused at once: the reply is read
-	// after it.
+	if !s.limit.allow(remote, s.cfg.Now()) {
+		return Reply{}, "", errBusy
+	}
 	nonce := make([]byte, nonceLen)
 	_, _ = rand.Read(nonce) // never fails
 	if err := writeFrame(rw, Challenge{Nonce: nonce, Capability: Capability}, MaxRequest); err != nil {
 		return Reply{}, "", fmt.Errorf("send challenge: %w", err)
-	}
-	if !s.limit.allow(remote, s.cfg.Now()) {
-		return Reply{}, "", errBusy
 	}
 	var req HealRequest
 	if err := readFrame(rw, &req, MaxRequest); err != nil {
@@ -295,22 +352,11 @@ func checkHeal(req *HealRequest, nonce, exporter []byte) (pki.Identity, string, 
 	if err != nil {
 		return id, "", err
 	}
-	pub, err := x509.ParsePKIXPublicKey(req.Key)
-	if err != nil {
-		return id, "", fmt.Errorf("%w: key: %w", ErrMessage, err)
-	}
-	key, ok := pub.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return id, "", fmt.Errorf("%w: the key is not ECDSA P-256", ErrMessage)
-	}
 	next := KeyPin(csr.RawSubjectPublicKeyInfo)
 	if next == KeyPin(req.Key) {
 		return id, "", fmt.Errorf("%w: the new certificate needs a new key", pki.ErrCSR)
 	}
-	if !ecdsa.VerifyASN1(key, proof(nonce, exporter, req.Identity, req.CSR), req.Signature) {
-		return id, "", fmt.Errorf("%w: the signature is not over this connection's challenge", ErrStranger)
-	}
-	return id, next, nil
+	return id, next, verifyBy(req.Key, proof(nonce, exporter, req.Identity, req.CSR), req.Signature)
 }
 
 func (s *Server) rekey(ctx context.Context, id pki.Identity, r Rekeying) error {

@@ -107,19 +107,6 @@ func TestTaskRuns(t *testing.T) {
 	})
 }
 
-// An agent that knows only a follower is told where the leader is.
-func TestFollowerNamesTheLeader(t *testing.T) {
-	scenario(t, func(t *testing.T, f *cluster.Fleet, _ *transporttest.Net) {
-		f.Trio()
-		a := f.Joined("edge-1")
-		a.Know(f.Others(f.Leader())[0].Addr)
-		a.Start()
-		took := f.Await("it is connected", time.Minute, a.Connected)
-		// Two handshakes of one round trip each, a hello each: no waiting.
-		within(t, "the way over a follower", took, 4*latency, time.Second)
-	})
-}
-
 func TestLeaderIsCutOff(t *testing.T) {
 	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
 		f.Trio()

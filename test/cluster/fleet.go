@@ -30,7 +30,11 @@ type Fleet struct {
 	// Tune, when set, may change how a replica is started.
 	Tune     func(id fleet.ReplicaID, cfg *controlplane.Config)
 	Replicas []*Replica
-	hosts    int
+	// Clock is how far the clocks of agents' machines are ahead that join or
+	// start from now on; Notice is what the last one to join was told.
+	Clock  time.Duration
+	Notice string
+	hosts  int
 }
 
 // New returns a fleet without members, on n or, when that is nil, on loopback.
@@ -204,6 +208,9 @@ func (f *Fleet) Leader() *Replica {
 	})
 	return found
 }
+
+// Dir is the replica's data directory.
+func (r *Replica) Dir() string { return r.dir }
 
 // Others are the replicas but one.
 func (f *Fleet) Others(than *Replica) []*Replica {

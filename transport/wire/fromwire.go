@@ -16,7 +16,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		m := b.Hello
 		return Hello{
 			Capability: int(m.Capability), Agent: fleet.AgentID(m.Agent), Version: m.Version, Hostname: m.Hostname,
-			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation,
+			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
 			BundleVersion: m.BundleVersion,
 		}, nil
 	case *pb.Envelope_Welcome:
@@ -24,12 +24,13 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return Welcome{
 			Capability: int(m.Capability), Term: m.Term, Replica: fleet.ReplicaID(m.Replica), Heartbeat: time.Duration(m.HeartbeatNs),
 			BundleVersion: m.BundleVersion, Bundle: m.Bundle, Replicas: m.Replicas,
+			Spread: time.Duration(m.SpreadNs),
 		}, nil
 	case *pb.Envelope_Refusal:
 		m := b.Refusal
 		return Refusal{Code: RefusalCode(m.Code), Text: m.Text, Leader: m.Leader, RetryAfter: time.Duration(m.RetryAfterNs)}, nil
 	case *pb.Envelope_Pull:
-		return Pull{Term: b.Pull.Term, Generation: b.Pull.Generation, Full: b.Pull.Full}, nil
+		return pullFrom(b.Pull), nil
 	case *pb.Envelope_Desired:
 		return DesiredSet{desiredFrom(b.Desired)}, nil
 	case *pb.Envelope_Report:
@@ -43,7 +44,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 	case *pb.Envelope_Goaway:
 		return Goaway{Text: b.Goaway.Text, Leader: b.Goaway.Leader}, nil
 	case *pb.Envelope_RenewRequest:
-		return RenewRequest{CSR: b.RenewRequest.Csr}, nil
+		return RenewRequest{CSR: b.RenewRequest.Csr, Key: b.RenewRequest.Key, Proof: b.RenewRequest.Proof}, nil
 	case *pb.Envelope_Certificate:
 		m := b.Certificate
 		return Certificate{Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion}, nil
@@ -60,6 +61,19 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return KeyStored{}, nil
 	case *pb.Envelope_LogEnd:
 		return LogEnd{}, nil
+	case *pb.Envelope_Led:
+		return Led{Term: b.Led.Term}, nil
+	case *pb.Envelope_Ask:
+		return Ask{}, nil
+	case *pb.Envelope_Relay:
+		return relayFrom(b.Relay), nil
+	case *pb.Envelope_RelayHello:
+		return RelayHello{Capability: int(b.RelayHello.Capability), Replica: fleet.ReplicaID(b.RelayHello.Replica)}, nil
+	case *pb.Envelope_RelayWelcome:
+		m := b.RelayWelcome
+		return RelayWelcome{Capability: int(m.Capability), Term: m.Term, ResetKey: m.ResetKey}, nil
+	case *pb.Envelope_Through:
+		return Through{Session: b.Through.Session}, nil
 	default:
 		return nil, ErrUnknownMessage
 	}

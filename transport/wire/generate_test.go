@@ -36,6 +36,12 @@ var everyMessage = []Message{
 	Bundle{},
 	BundleHeld{},
 	KeyStored{},
+	Led{},
+	Ask{},
+	Relay{},
+	RelayHello{},
+	RelayWelcome{},
+	Through{},
 }
 
 // maker fills any message by reflection, so that a field added to a noun is in

@@ -33,6 +33,9 @@ type Hello struct {
 	Term, Generation uint64
 	// BundleVersion is that of the trust bundle the agent has; 0: not told.
 	BundleVersion uint64
+	// Epoch orders the sessions of one agent: a later one has a greater number,
+	// also after a restart. 0 is an agent that does not count them.
+	Epoch uint64
 }
 
 // Welcome answers Hello; only now is the agent connected.
@@ -47,6 +50,9 @@ type Welcome struct {
 	Bundle []byte
 	// Replicas are the addresses an agent may dial.
 	Replicas []string
+	// Spread is the time over which the agents of this replica are to spread
+	// their first tries elsewhere if they lose it.
+	Spread time.Duration
 }
 
 // RefusalCode says what the refused peer can do about it.
@@ -109,8 +115,12 @@ type Readings struct{ fleet.Readings }
 // Goaway asks the agent to move to another replica.
 type Goaway struct{ Text, Leader string }
 
-// RenewRequest opens a renew stream.
-type RenewRequest struct{ CSR []byte } // DER
+// RenewRequest opens a renew stream. An agent that asks for a new key proves the
+// one it has; see enroll.ProveRekey.
+type RenewRequest struct {
+	CSR        []byte // DER
+	Key, Proof []byte // the public key it has, and a signature by that
+}
 
 // Certificate is the new chain: leaf, intermediate, root.
 type Certificate struct {
@@ -119,8 +129,9 @@ type Certificate struct {
 	BundleVersion uint64
 }
 
-// KeyStored says that the agent has stored the certificate of this renewal and
-// its new key; the replica says it back once the trio counts on that key.
+// KeyStored says, on a renew stream, that the agent has stored its certificate
+// and new key; the leader says it back once the trio counts on that key. On a
+// control stream it tells the replica that the key shown is the one before.
 type KeyStored struct{}
 
 // Bundle is a newer trust bundle. The agent stores it and says BundleHeld.

@@ -20,20 +20,21 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_Hello{Hello: &pb.Hello{
 			Capability: int64(m.Capability), Agent: string(m.Agent), Version: text(m.Version, MaxName),
 			Hostname: text(m.Hostname, MaxName), BootId: text(m.BootID, MaxName),
-			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation,
+			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
 			BundleVersion: m.BundleVersion,
 		}}
 	case Welcome:
 		e.Body = &pb.Envelope_Welcome{Welcome: &pb.Welcome{
 			Capability: int64(m.Capability), Term: m.Term, Replica: string(m.Replica), HeartbeatNs: int64(m.Heartbeat),
 			BundleVersion: m.BundleVersion, Bundle: m.Bundle, Replicas: m.Replicas,
+			SpreadNs: int64(m.Spread),
 		}}
 	case Refusal:
 		e.Body = &pb.Envelope_Refusal{Refusal: &pb.Refusal{
 			Code: string(m.Code), Text: text(m.Text, MaxText), Leader: m.Leader, RetryAfterNs: int64(m.RetryAfter),
 		}}
 	case Pull:
-		e.Body = &pb.Envelope_Pull{Pull: &pb.Pull{Term: m.Term, Generation: m.Generation, Full: m.Full}}
+		e.Body = &pb.Envelope_Pull{Pull: pullTo(m)}
 	case DesiredSet:
 		e.Body = &pb.Envelope_Desired{Desired: desiredTo(m.Desired)}
 	case Report:
@@ -47,7 +48,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 	case Goaway:
 		e.Body = &pb.Envelope_Goaway{Goaway: &pb.Goaway{Text: text(m.Text, MaxText), Leader: m.Leader}}
 	case RenewRequest:
-		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR}}
+		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR, Key: m.Key, Proof: m.Proof}}
 	case Certificate:
 		e.Body = &pb.Envelope_Certificate{Certificate: &pb.Certificate{
 			Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion,
@@ -66,6 +67,20 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_KeyStored{KeyStored: &pb.KeyStored{}}
 	case LogEnd:
 		e.Body = &pb.Envelope_LogEnd{LogEnd: &pb.LogEnd{}}
+	case Led:
+		e.Body = &pb.Envelope_Led{Led: &pb.Led{Term: m.Term}}
+	case Ask:
+		e.Body = &pb.Envelope_Ask{Ask: &pb.Ask{}}
+	case Relay:
+		e.Body = &pb.Envelope_Relay{Relay: relayTo(m)}
+	case RelayHello:
+		e.Body = &pb.Envelope_RelayHello{RelayHello: &pb.RelayHello{Capability: int64(m.Capability), Replica: string(m.Replica)}}
+	case RelayWelcome:
+		e.Body = &pb.Envelope_RelayWelcome{RelayWelcome: &pb.RelayWelcome{
+			Capability: int64(m.Capability), Term: m.Term, ResetKey: m.ResetKey,
+		}}
+	case Through:
+		e.Body = &pb.Envelope_Through{Through: &pb.Through{Session: m.Session}}
 	default:
 		return nil, fmt.Errorf("%w: %T is not sent by value", ErrInvalid, m)
 	}

@@ -242,6 +242,12 @@ type Envelope struct {
 	//	*Envelope_Bundle
 	//	*Envelope_BundleHeld
 	//	*Envelope_KeyStored
+	//	*Envelope_Led
+	//	*Envelope_Ask
+	//	*Envelope_Relay
+	//	*Envelope_RelayHello
+	//	*Envelope_RelayWelcome
+	//	*Envelope_Through
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// Fills a heartbeat up; ignored by the receiver.
 	Pad           []byte `protobuf:"bytes,31,opt,name=pad,proto3" json:"pad,omitempty"`
@@ -448,6 +454,60 @@ func (x *Envelope) GetKeyStored() *KeyStored {
 	return nil
 }
 
+func (x *Envelope) GetLed() *Led {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Led); ok {
+			return x.Led
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetRelay() *Relay {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Relay); ok {
+			return x.Relay
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetRelayHello() *RelayHello {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_RelayHello); ok {
+			return x.RelayHello
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetRelayWelcome() *RelayWelcome {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_RelayWelcome); ok {
+			return x.RelayWelcome
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetThrough() *Through {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Through); ok {
+			return x.Through
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetPad() []byte {
 	if x != nil {
 		return x.Pad
@@ -531,6 +591,30 @@ type Envelope_KeyStored struct {
 	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
 }
 
+type Envelope_Led struct {
+	Led *Led `protobuf:"bytes,32,opt,name=led,proto3,oneof"`
+}
+
+type Envelope_Ask struct {
+	Ask *Ask `protobuf:"bytes,33,opt,name=ask,proto3,oneof"`
+}
+
+type Envelope_Relay struct {
+	Relay *Relay `protobuf:"bytes,34,opt,name=relay,proto3,oneof"`
+}
+
+type Envelope_RelayHello struct {
+	RelayHello *RelayHello `protobuf:"bytes,35,opt,name=relay_hello,json=relayHello,proto3,oneof"`
+}
+
+type Envelope_RelayWelcome struct {
+	RelayWelcome *RelayWelcome `protobuf:"bytes,36,opt,name=relay_welcome,json=relayWelcome,proto3,oneof"`
+}
+
+type Envelope_Through struct {
+	Through *Through `protobuf:"bytes,37,opt,name=through,proto3,oneof"`
+}
+
 func (*Envelope_Hello) isEnvelope_Body() {}
 
 func (*Envelope_Welcome) isEnvelope_Body() {}
@@ -567,6 +651,18 @@ func (*Envelope_BundleHeld) isEnvelope_Body() {}
 
 func (*Envelope_KeyStored) isEnvelope_Body() {}
 
+func (*Envelope_Led) isEnvelope_Body() {}
+
+func (*Envelope_Ask) isEnvelope_Body() {}
+
+func (*Envelope_Relay) isEnvelope_Body() {}
+
+func (*Envelope_RelayHello) isEnvelope_Body() {}
+
+func (*Envelope_RelayWelcome) isEnvelope_Body() {}
+
+func (*Envelope_Through) isEnvelope_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -578,6 +674,7 @@ type Hello struct {
 	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
 	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -675,6 +772,13 @@ func (x *Hello) GetBundleVersion() uint64 {
 	return 0
 }
 
+func (x *Hello) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -684,6 +788,7 @@ type Welcome struct {
 	BundleVersion uint64                 `protobuf:"varint,5,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Bundle        []byte                 `protobuf:"bytes,6,opt,name=bundle,proto3" json:"bundle,omitempty"`
 	Replicas      []string               `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	SpreadNs      int64                  `protobuf:"varint,10,opt,name=spread_ns,json=spreadNs,proto3" json:"spread_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -765,6 +870,13 @@ func (x *Welcome) GetReplicas() []string {
 		return x.Replicas
 	}
 	return nil
+}
+
+func (x *Welcome) GetSpreadNs() int64 {
+	if x != nil {
+		return x.SpreadNs
+	}
+	return 0
 }
 
 type Refusal struct {
@@ -2635,6 +2747,8 @@ func (x *Goaway) GetLeader() string {
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Key           []byte                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,26,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2672,6 +2786,20 @@ func (*RenewRequest) Descriptor() ([]byte, []int) {
 func (x *RenewRequest) GetCsr() []byte {
 	if x != nil {
 		return x.Csr
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
 	}
 	return nil
 }
@@ -3040,12 +3168,601 @@ func (*LogEnd) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
+type Led struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Led) Reset() {
+	*x = Led{}
+	mi := &file_wire_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Led) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Led) ProtoMessage() {}
+
+func (x *Led) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Led.ProtoReflect.Descriptor instead.
+func (*Led) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Led) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_wire_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{37}
+}
+
+type RelayHello struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayHello) Reset() {
+	*x = RelayHello{}
+	mi := &file_wire_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayHello) ProtoMessage() {}
+
+func (x *RelayHello) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
+func (*RelayHello) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RelayHello) GetCapability() int64 {
+	if x != nil {
+		return x.Capability
+	}
+	return 0
+}
+
+func (x *RelayHello) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+type RelayWelcome struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	ResetKey      []byte                 `protobuf:"bytes,3,opt,name=reset_key,json=resetKey,proto3" json:"reset_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayWelcome) Reset() {
+	*x = RelayWelcome{}
+	mi := &file_wire_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayWelcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayWelcome) ProtoMessage() {}
+
+func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
+func (*RelayWelcome) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RelayWelcome) GetCapability() int64 {
+	if x != nil {
+		return x.Capability
+	}
+	return 0
+}
+
+func (x *RelayWelcome) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *RelayWelcome) GetResetKey() []byte {
+	if x != nil {
+		return x.ResetKey
+	}
+	return nil
+}
+
+type Relay struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*Relayed             `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relay) Reset() {
+	*x = Relay{}
+	mi := &file_wire_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relay) ProtoMessage() {}
+
+func (x *Relay) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relay.ProtoReflect.Descriptor instead.
+func (*Relay) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Relay) GetItems() []*Relayed {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// Relayed is what is new of one session, in either direction.
+type Relayed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Up            *SessionUp             `protobuf:"bytes,2,opt,name=up,proto3" json:"up,omitempty"`
+	Capacity      *Capacity              `protobuf:"bytes,3,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	Updates       []*StatusUpdate        `protobuf:"bytes,4,rep,name=updates,proto3" json:"updates,omitempty"`
+	Pull          *Pull                  `protobuf:"bytes,5,opt,name=pull,proto3" json:"pull,omitempty"`
+	Readings      *Readings              `protobuf:"bytes,6,opt,name=readings,proto3" json:"readings,omitempty"`
+	AgoNs         int64                  `protobuf:"varint,7,opt,name=ago_ns,json=agoNs,proto3" json:"ago_ns,omitempty"`
+	Answered      bool                   `protobuf:"varint,8,opt,name=answered,proto3" json:"answered,omitempty"`
+	Down          bool                   `protobuf:"varint,9,opt,name=down,proto3" json:"down,omitempty"`
+	Acks          []*Ack                 `protobuf:"bytes,10,rep,name=acks,proto3" json:"acks,omitempty"`
+	Desired       *Desired               `protobuf:"bytes,11,opt,name=desired,proto3" json:"desired,omitempty"`
+	Close         *SessionClose          `protobuf:"bytes,12,opt,name=close,proto3" json:"close,omitempty"`
+	Ask           bool                   `protobuf:"varint,13,opt,name=ask,proto3" json:"ask,omitempty"`
+	Resync        bool                   `protobuf:"varint,14,opt,name=resync,proto3" json:"resync,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relayed) Reset() {
+	*x = Relayed{}
+	mi := &file_wire_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relayed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relayed) ProtoMessage() {}
+
+func (x *Relayed) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
+func (*Relayed) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Relayed) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Relayed) GetUp() *SessionUp {
+	if x != nil {
+		return x.Up
+	}
+	return nil
+}
+
+func (x *Relayed) GetCapacity() *Capacity {
+	if x != nil {
+		return x.Capacity
+	}
+	return nil
+}
+
+func (x *Relayed) GetUpdates() []*StatusUpdate {
+	if x != nil {
+		return x.Updates
+	}
+	return nil
+}
+
+func (x *Relayed) GetPull() *Pull {
+	if x != nil {
+		return x.Pull
+	}
+	return nil
+}
+
+func (x *Relayed) GetReadings() *Readings {
+	if x != nil {
+		return x.Readings
+	}
+	return nil
+}
+
+func (x *Relayed) GetAgoNs() int64 {
+	if x != nil {
+		return x.AgoNs
+	}
+	return 0
+}
+
+func (x *Relayed) GetAnswered() bool {
+	if x != nil {
+		return x.Answered
+	}
+	return false
+}
+
+func (x *Relayed) GetDown() bool {
+	if x != nil {
+		return x.Down
+	}
+	return false
+}
+
+func (x *Relayed) GetAcks() []*Ack {
+	if x != nil {
+		return x.Acks
+	}
+	return nil
+}
+
+func (x *Relayed) GetDesired() *Desired {
+	if x != nil {
+		return x.Desired
+	}
+	return nil
+}
+
+func (x *Relayed) GetClose() *SessionClose {
+	if x != nil {
+		return x.Close
+	}
+	return nil
+}
+
+func (x *Relayed) GetAsk() bool {
+	if x != nil {
+		return x.Ask
+	}
+	return false
+}
+
+func (x *Relayed) GetResync() bool {
+	if x != nil {
+		return x.Resync
+	}
+	return false
+}
+
+type SessionUp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	BootId        string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	SinceNs       int64                  `protobuf:"varint,6,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	Link          string                 `protobuf:"bytes,7,opt,name=link,proto3" json:"link,omitempty"`
+	Remote        string                 `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionUp) Reset() {
+	*x = SessionUp{}
+	mi := &file_wire_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionUp) ProtoMessage() {}
+
+func (x *SessionUp) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
+func (*SessionUp) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SessionUp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SessionUp) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SessionUp) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *SessionUp) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *SessionUp) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SessionUp) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SessionUp) GetSinceNs() int64 {
+	if x != nil {
+		return x.SinceNs
+	}
+	return 0
+}
+
+func (x *SessionUp) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *SessionUp) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+type SessionClose struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int64                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionClose) Reset() {
+	*x = SessionClose{}
+	mi := &file_wire_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionClose) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionClose) ProtoMessage() {}
+
+func (x *SessionClose) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
+func (*SessionClose) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SessionClose) GetCode() int64 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *SessionClose) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type Through struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Through) Reset() {
+	*x = Through{}
+	mi := &file_wire_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Through) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Through) ProtoMessage() {}
+
+func (x *Through) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Through.ProtoReflect.Descriptor instead.
+func (*Through) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Through) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 var File_wire_proto protoreflect.FileDescriptor
 
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xc9\a\n" +
+	"wire.proto\x12\vtender.wire\"\xf1\t\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3067,9 +3784,16 @@ const file_wire_proto_rawDesc = "" +
 	"\vbundle_held\x18. \x01(\v2\x17.tender.wire.BundleHeldH\x00R\n" +
 	"bundleHeld\x127\n" +
 	"\n" +
-	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12\x10\n" +
+	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
+	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
+	"\x03ask\x18! \x01(\v2\x10.tender.wire.AskH\x00R\x03ask\x12*\n" +
+	"\x05relay\x18\" \x01(\v2\x12.tender.wire.RelayH\x00R\x05relay\x12:\n" +
+	"\vrelay_hello\x18# \x01(\v2\x17.tender.wire.RelayHelloH\x00R\n" +
+	"relayHello\x12@\n" +
+	"\rrelay_welcome\x18$ \x01(\v2\x19.tender.wire.RelayWelcomeH\x00R\frelayWelcome\x120\n" +
+	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\x9a\x02\n" +
+	"\x04body\"\xb0\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3083,7 +3807,9 @@ const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
 	"generation\x12%\n" +
-	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\"\xd5\x01\n" +
+	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\x12\x14\n" +
+	"\x05epoch\x18\n" +
+	" \x01(\x04R\x05epoch\"\xf2\x01\n" +
 	"\aWelcome\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3093,7 +3819,9 @@ const file_wire_proto_rawDesc = "" +
 	"\fheartbeat_ns\x18\x04 \x01(\x03R\vheartbeatNs\x12%\n" +
 	"\x0ebundle_version\x18\x05 \x01(\x04R\rbundleVersion\x12\x16\n" +
 	"\x06bundle\x18\x06 \x01(\fR\x06bundle\x12\x1a\n" +
-	"\breplicas\x18\a \x03(\tR\breplicas\"o\n" +
+	"\breplicas\x18\a \x03(\tR\breplicas\x12\x1b\n" +
+	"\tspread_ns\x18\n" +
+	" \x01(\x03R\bspreadNs\"o\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -3265,9 +3993,11 @@ const file_wire_proto_rawDesc = "" +
 	"\bpower_mw\x18\x05 \x01(\x03R\apowerMw\"4\n" +
 	"\x06Goaway\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\tR\x06leader\" \n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\"H\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"b\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\fR\x03key\x12\x14\n" +
+	"\x05proof\x18\x1a \x01(\fR\x05proof\"b\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12%\n" +
@@ -3289,7 +4019,55 @@ const file_wire_proto_rawDesc = "" +
 	"\bLogChunk\x12\x16\n" +
 	"\x06stderr\x18\x01 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\b\n" +
-	"\x06LogEnd*Y\n" +
+	"\x06LogEnd\"\x19\n" +
+	"\x03Led\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\"\x05\n" +
+	"\x03Ask\"F\n" +
+	"\n" +
+	"RelayHello\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\x03R\n" +
+	"capability\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"_\n" +
+	"\fRelayWelcome\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\x03R\n" +
+	"capability\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
+	"\treset_key\x18\x03 \x01(\fR\bresetKey\"3\n" +
+	"\x05Relay\x12*\n" +
+	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\x85\x04\n" +
+	"\aRelayed\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12&\n" +
+	"\x02up\x18\x02 \x01(\v2\x16.tender.wire.SessionUpR\x02up\x121\n" +
+	"\bcapacity\x18\x03 \x01(\v2\x15.tender.wire.CapacityR\bcapacity\x123\n" +
+	"\aupdates\x18\x04 \x03(\v2\x19.tender.wire.StatusUpdateR\aupdates\x12%\n" +
+	"\x04pull\x18\x05 \x01(\v2\x11.tender.wire.PullR\x04pull\x121\n" +
+	"\breadings\x18\x06 \x01(\v2\x15.tender.wire.ReadingsR\breadings\x12\x15\n" +
+	"\x06ago_ns\x18\a \x01(\x03R\x05agoNs\x12\x1a\n" +
+	"\banswered\x18\b \x01(\bR\banswered\x12\x12\n" +
+	"\x04down\x18\t \x01(\bR\x04down\x12$\n" +
+	"\x04acks\x18\n" +
+	" \x03(\v2\x10.tender.wire.AckR\x04acks\x12.\n" +
+	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
+	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
+	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\tSessionUp\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x17\n" +
+	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x19\n" +
+	"\bsince_ns\x18\x06 \x01(\x03R\asinceNs\x12\x12\n" +
+	"\x04link\x18\a \x01(\tR\x04link\x12\x16\n" +
+	"\x06remote\x18\b \x01(\tR\x06remote\":\n" +
+	"\fSessionClose\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x03R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"#\n" +
+	"\aThrough\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession*Y\n" +
 	"\n" +
 	"TaskHealth\x12\x17\n" +
 	"\x13TASK_HEALTH_UNKNOWN\x10\x00\x12\x17\n" +
@@ -3333,7 +4111,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -3374,9 +4152,18 @@ var file_wire_proto_goTypes = []any{
 	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
 	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
 	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
-	nil,                  // 39: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 40: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 41: tender.wire.Check.EnvEntry
+	(*Led)(nil),          // 39: tender.wire.Led
+	(*Ask)(nil),          // 40: tender.wire.Ask
+	(*RelayHello)(nil),   // 41: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 42: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 43: tender.wire.Relay
+	(*Relayed)(nil),      // 44: tender.wire.Relayed
+	(*SessionUp)(nil),    // 45: tender.wire.SessionUp
+	(*SessionClose)(nil), // 46: tender.wire.SessionClose
+	(*Through)(nil),      // 47: tender.wire.Through
+	nil,                  // 48: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 49: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 50: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -3397,39 +4184,54 @@ var file_wire_proto_depIdxs = []int32{
 	33, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
 	34, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
 	35, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	26, // 18: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 19: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 20: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 21: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	39, // 22: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	40, // 23: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 24: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 25: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 26: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	41, // 27: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 28: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 29: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 30: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 31: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 32: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 33: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 34: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 35: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 36: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 37: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 38: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 39: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 40: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 41: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 42: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 43: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 44: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 45: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	39, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	40, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	43, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	41, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	42, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	47, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	26, // 24: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	9,  // 25: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	10, // 26: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	13, // 27: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	48, // 28: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	49, // 29: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	11, // 30: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	11, // 31: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	12, // 32: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	50, // 33: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	14, // 34: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	17, // 35: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	15, // 36: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	16, // 37: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	16, // 38: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	18, // 39: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	14, // 40: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	19, // 41: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	21, // 42: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	22, // 43: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 44: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 45: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	23, // 46: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	25, // 47: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	13, // 48: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	27, // 49: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 50: tender.wire.Device.health:type_name -> tender.wire.Health
+	29, // 51: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	44, // 52: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	45, // 53: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	26, // 54: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	21, // 55: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	7,  // 56: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	28, // 57: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	25, // 58: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	8,  // 59: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	46, // 60: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -3456,6 +4258,12 @@ func file_wire_proto_init() {
 		(*Envelope_Bundle)(nil),
 		(*Envelope_BundleHeld)(nil),
 		(*Envelope_KeyStored)(nil),
+		(*Envelope_Led)(nil),
+		(*Envelope_Ask)(nil),
+		(*Envelope_Relay)(nil),
+		(*Envelope_RelayHello)(nil),
+		(*Envelope_RelayWelcome)(nil),
+		(*Envelope_Through)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3463,7 +4271,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   39,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
