@@ -42,7 +42,7 @@ type Config struct {
 	Conn net.PacketConn
 	// Now replaces the machine's clock where it is compared with the fleet's.
 	Now func() time.Time
-	Log  *slog.Logger
+	Log *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
 }

@@ -44,7 +44,7 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
-	asked    bool // for a sign of life
+	asked    bool   // for a sign of life
 	bundle   uint64 // the version to tell of, 0: none
 	stored   bool   // a new key, which the replica should hear of
 	wake     chan struct{}

@@ -23,7 +23,7 @@ func Pair(a, b pki.Identity) (Session, Session) {
 
 // memLink is what both ends share.
 type memLink struct {
-	secret [32]byte // what Exporter derives from
+	secret  [32]byte // what Exporter derives from
 	mu      sync.Mutex
 	streams map[*memPair]struct{} // nil once closed
 }

@@ -53,7 +53,7 @@ type agentState struct {
 	contest contest
 	key     string  // that the session has shown, or the agent's next one after a renewal over it
 	held    AgentUp // of a session whose key the trio is asked about; its Session is 0 while there is none
-	pull    *Pull // waiting for a change
+	pull    *Pull   // waiting for a change
 	// away is when the agent was last seen leaving, or when this leader began.
 	away time.Time
 	// reaching is set while a Reach command is on its way.

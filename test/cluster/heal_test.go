@@ -354,4 +354,3 @@ func TestTimeNeedsAMajority(t *testing.T) {
 		f.Await("it is back", time.Minute, a.Connected)
 	})
 }
-
