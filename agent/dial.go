@@ -24,7 +24,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		return ctx.Err()
 	}
 	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, DialTCP: a.cfg.DialTCP})
+	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, DialTCP: a.cfg.DialTCP, Now: a.now})
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,11 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if ctx.Err() != nil {
 			break
 		}
-		wait := back.Next(rand.Float64())
+		mended, pause := a.mend(ctx, dialer, addr, d, err)
+		if mended {
+			continue
+		}
+		wait := max(pause, back.Next(rand.Float64()))
 		if time.Since(began) > 30*time.Second {
 			back.Reset()
 			wait = time.Duration(rand.Float64() * float64(max(d.spread, transport.DefaultBackoffMin)))
@@ -57,7 +61,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
 			a.emit(ctx, lifecycle.Revoked{})
 			wait = bannedWait
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedUnknownAgent,
+		case errors.As(err, &refused) && (refused.r.Code == wire.RefusedUnknownAgent || refused.r.Code == wire.RefusedCloned),
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeCloned:
 			wait = bannedWait
 		}

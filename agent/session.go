@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/agent/lifecycle"
-	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -37,6 +34,8 @@ type link struct {
 	conn    transport.Session
 	control *wire.Conn
 	beat    time.Duration
+	peer    int           // the replica's capability
+	early   chan struct{} // asks for a renewal before its time; holds one
 
 	heard chan struct{} // something has arrived; holds one
 
@@ -44,7 +43,9 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
-	asked    bool // for a sign of life
+	asked    bool   // for a sign of life
+	bundle   uint64 // the version to tell of, 0: none
+	stored   bool   // a new key, which the replica should hear of
 	wake     chan struct{}
 }
 
@@ -61,6 +62,10 @@ func (l *link) queue(m any) {
 		l.capacity = &m
 	case wire.Ask:
 		l.asked = true
+	case wire.BundleHeld:
+		l.bundle = m.Version
+	case wire.KeyStored:
+		l.stored = true
 	}
 	l.mu.Unlock()
 	select {
@@ -101,7 +106,11 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 		return nil, err
 	}
 	d.know(e.addr, welcome)
-	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
+	a.settled()
+	l := &link{
+		peer: welcome.Capability, early: make(chan struct{}, 1),
+		conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1),
+	}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
@@ -147,6 +156,7 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
 		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch,
+		BundleVersion: a.cred.Get().Bundle.Version,
 	}
 	a.mu.Unlock()
 	control := wire.NewConn(st, wire.MaxControl)
@@ -181,39 +191,7 @@ func (a *Agent) adopt(w wire.Welcome) error {
 			}
 		}
 	}
-	cred := a.cred.Get()
-	if len(w.Bundle) == 0 || w.BundleVersion <= cred.Bundle.Version {
-		return nil
-	}
-	return a.store(cred.Chain.Certificate, w.Bundle, w.BundleVersion)
-}
-
-// store replaces certificate and bundle; the key stays.
-func (a *Agent) store(chain [][]byte, bundlePEM []byte, version uint64) error {
-	old := a.cred.Get()
-	bundle := old.Bundle
-	if len(bundlePEM) > 0 && version >= bundle.Version {
-		var err error
-		if bundle, err = pki.ParseBundle(bundlePEM, version); err != nil {
-			return fmt.Errorf("trust bundle: %w", err)
-		}
-	}
-	key, ok := old.Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	cred, err := pki.NewCredential(chain, key, bundle)
-	if err != nil {
-		return fmt.Errorf("new certificate: %w", err)
-	}
-	if cred.Identity != old.Identity {
-		return fmt.Errorf("the new certificate is %s's", cred.Identity.Short())
-	}
-	if err := pki.SaveDir(pkiDir(a.cfg.StateDir), cred); err != nil {
-		return err
-	}
-	a.cred.Set(cred)
-	return nil
+	return a.trust(w.Bundle, w.BundleVersion)
 }
 
 // carry runs a session's parts; the first that fails ends the others.
@@ -262,6 +240,10 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
 		case wire.Ask:
 			l.queue(msg)
+		case wire.Bundle:
+			if err := a.bundle(l, msg); err != nil {
+				return err
+			}
 		case wire.Goaway:
 			return &refusedError{wire.Refusal{Code: wire.RefusedNotLeader, Text: msg.Text, Leader: msg.Leader}}
 		default:
@@ -325,7 +307,13 @@ func (l *link) take() []wire.Message {
 	if l.pull != nil {
 		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
 	}
-	l.capacity, l.reports, l.pull = nil, nil, nil
+	if l.bundle > 0 {
+		out = append(out, wire.BundleHeld{Version: l.bundle})
+	}
+	if l.stored {
+		out = append(out, wire.KeyStored{})
+	}
+	l.capacity, l.reports, l.pull, l.bundle, l.stored = nil, nil, nil, 0, false
 	return out
 }
 
@@ -335,57 +323,4 @@ func (l *link) takeAsked() bool {
 	asked := l.asked
 	l.asked = false
 	return asked
-}
-
-// renew asks for the next certificate at a random point of this one's life.
-func (a *Agent) renew(ctx context.Context, l *link) error {
-	for {
-		at := pki.RenewAt(a.cred.Get().Leaf(), rand.Float64())
-		if !sleep(ctx, time.Until(at)) {
-			return ctx.Err()
-		}
-		if err := a.renewOnce(ctx, l); err != nil {
-			a.log.Error("certificate not renewed", "not_after", a.cred.Get().Leaf().NotAfter, "error", err)
-			if !sleep(ctx, time.Minute) {
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-func (a *Agent) renewOnce(ctx context.Context, l *link) error {
-	key, ok := a.cred.Get().Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	csr, err := pki.NewCSR(key)
-	if err != nil {
-		return err
-	}
-	st, err := l.conn.Open(ctx, transport.StreamRenew)
-	if err != nil {
-		return err
-	}
-	defer st.Reset()
-	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
-	conn := wire.NewConn(st, wire.MaxControl)
-	if err := conn.Send(wire.RenewRequest{CSR: csr}); err != nil {
-		return err
-	}
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	switch msg := msg.(type) {
-	case wire.Certificate:
-		if err := a.store(msg.Chain, msg.Bundle, msg.BundleVersion); err != nil {
-			return err
-		}
-		a.log.Info("certificate renewed", "not_after", a.cred.Get().Leaf().NotAfter)
-		return nil
-	case wire.Refusal:
-		return &refusedError{msg}
-	default:
-		return fmt.Errorf("%T instead of a certificate", msg)
-	}
 }

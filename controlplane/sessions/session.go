@@ -81,7 +81,11 @@ func (m *Manager) serve(ctx context.Context, conn transport.Session) error {
 	if !ok {
 		return fmt.Errorf("%T instead of hello", msg)
 	}
-	s, refusal := m.admit(conn, hello)
+	key, refusal := m.cfg.AdmitKey(ctx, conn)
+	var s *session
+	if refusal == nil {
+		s, refusal = m.admit(conn, key, hello)
+	}
 	if refusal != nil {
 		return refuse(ctx, conn, st, control, *refusal)
 	}
@@ -108,7 +112,7 @@ func refuse(ctx context.Context, conn transport.Session, st transport.Stream, co
 
 // admit decides on a Hello. The certificate has been verified; the record may
 // have changed since.
-func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.Refusal) {
+func (m *Manager) admit(conn transport.Session, key string, h wire.Hello) (*session, *wire.Refusal) {
 	peer := conn.Peer()
 	rec := m.cfg.Agent(fleet.AgentID(peer.ID))
 	elsewhere := &wire.Refusal{Code: wire.RefusedNotLeader, Leader: m.cfg.Leader(), RetryAfter: 2 * time.Second}
@@ -147,6 +151,7 @@ func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.R
 		info: wire.SessionUp{
 			Agent: fleet.AgentID(peer.ID), Hostname: h.Hostname, BootID: h.BootID, Epoch: h.Epoch, Version: h.Version,
 			Since: time.Now(), Link: transport.LinkOf(conn), Remote: transport.RemoteAddr(conn),
+			Key: key,
 		},
 	}
 	m.open[s.number] = s
@@ -291,6 +296,12 @@ func (s *session) read(control *wire.Conn) error {
 			s.put(wire.Relayed{Pull: &msg})
 		case wire.Report:
 			s.put(wire.Relayed{Updates: msg.Updates})
+		case wire.KeyStored:
+			// The key that it has shown is going to be the one before. A later
+			// leader must not take that for a copy's.
+			s.binding.Lock()
+			s.info.Key = ""
+			s.binding.Unlock()
 		case wire.CapacityChanged:
 			s.put(wire.Relayed{Capacity: &msg.Capacity})
 		default:

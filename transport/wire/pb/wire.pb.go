@@ -239,6 +239,9 @@ type Envelope struct {
 	//	*Envelope_LogsRequest
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
+	//	*Envelope_Bundle
+	//	*Envelope_BundleHeld
+	//	*Envelope_KeyStored
 	//	*Envelope_Led
 	//	*Envelope_Ask
 	//	*Envelope_Relay
@@ -424,6 +427,33 @@ func (x *Envelope) GetLogEnd() *LogEnd {
 	return nil
 }
 
+func (x *Envelope) GetBundle() *Bundle {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Bundle); ok {
+			return x.Bundle
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetBundleHeld() *BundleHeld {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_BundleHeld); ok {
+			return x.BundleHeld
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetKeyStored() *KeyStored {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_KeyStored); ok {
+			return x.KeyStored
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetLed() *Led {
 	if x != nil {
 		if x, ok := x.Body.(*Envelope_Led); ok {
@@ -549,6 +579,18 @@ type Envelope_LogEnd struct {
 	LogEnd *LogEnd `protobuf:"bytes,15,opt,name=log_end,json=logEnd,proto3,oneof"`
 }
 
+type Envelope_Bundle struct {
+	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
+}
+
+type Envelope_BundleHeld struct {
+	BundleHeld *BundleHeld `protobuf:"bytes,46,opt,name=bundle_held,json=bundleHeld,proto3,oneof"`
+}
+
+type Envelope_KeyStored struct {
+	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
+}
+
 type Envelope_Led struct {
 	Led *Led `protobuf:"bytes,32,opt,name=led,proto3,oneof"`
 }
@@ -603,6 +645,12 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
+func (*Envelope_Bundle) isEnvelope_Body() {}
+
+func (*Envelope_BundleHeld) isEnvelope_Body() {}
+
+func (*Envelope_KeyStored) isEnvelope_Body() {}
+
 func (*Envelope_Led) isEnvelope_Body() {}
 
 func (*Envelope_Ask) isEnvelope_Body() {}
@@ -625,6 +673,7 @@ type Hello struct {
 	Capacity      *Capacity              `protobuf:"bytes,6,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -712,6 +761,13 @@ func (x *Hello) GetTerm() uint64 {
 func (x *Hello) GetGeneration() uint64 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *Hello) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
 	}
 	return 0
 }
@@ -2462,6 +2518,7 @@ type Readings struct {
 	Spooled       int64                  `protobuf:"varint,6,opt,name=spooled,proto3" json:"spooled,omitempty"`
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2550,6 +2607,13 @@ func (x *Readings) GetRuntime() string {
 		return x.Runtime
 	}
 	return ""
+}
+
+func (x *Readings) GetClockOffNs() int64 {
+	if x != nil {
+		return x.ClockOffNs
+	}
+	return 0
 }
 
 type GPUReading struct {
@@ -2683,6 +2747,8 @@ func (x *Goaway) GetLeader() string {
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Key           []byte                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,26,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2720,6 +2786,20 @@ func (*RenewRequest) Descriptor() ([]byte, []int) {
 func (x *RenewRequest) GetCsr() []byte {
 	if x != nil {
 		return x.Csr
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
 	}
 	return nil
 }
@@ -2784,6 +2864,146 @@ func (x *Certificate) GetBundleVersion() uint64 {
 	return 0
 }
 
+type Bundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Roots         []byte                 `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	Renew         bool                   `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Bundle) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Bundle) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Bundle) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type BundleHeld struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BundleHeld) Reset() {
+	*x = BundleHeld{}
+	mi := &file_wire_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BundleHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BundleHeld) ProtoMessage() {}
+
+func (x *BundleHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BundleHeld.ProtoReflect.Descriptor instead.
+func (*BundleHeld) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *BundleHeld) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type KeyStored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStored) Reset() {
+	*x = KeyStored{}
+	mi := &file_wire_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStored) ProtoMessage() {}
+
+func (x *KeyStored) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
+func (*KeyStored) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{32}
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -2797,7 +3017,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +3029,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +3042,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2870,7 +3090,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3102,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3115,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -2920,7 +3140,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3152,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3165,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 type Led struct {
@@ -2957,7 +3177,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3189,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3202,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3000,7 +3220,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3232,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3245,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 type RelayHello struct {
@@ -3038,7 +3258,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3270,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3283,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3091,7 +3311,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3323,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3336,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3149,7 +3369,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3381,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3394,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3207,7 +3427,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3439,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3452,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3335,6 +3555,7 @@ func (x *Relayed) GetResync() bool {
 
 type SessionUp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	BootId        string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
@@ -3349,7 +3570,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3582,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3595,14 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SessionUp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 func (x *SessionUp) GetAgent() string {
@@ -3443,7 +3671,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3683,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3696,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3494,7 +3722,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3734,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3747,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3534,7 +3762,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xcd\b\n" +
+	"wire.proto\x12\vtender.wire\"\xf1\t\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3551,7 +3779,12 @@ const file_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\f \x01(\v2\x18.tender.wire.CertificateH\x00R\vcertificate\x12=\n" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
-	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12$\n" +
+	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x12:\n" +
+	"\vbundle_held\x18. \x01(\v2\x17.tender.wire.BundleHeldH\x00R\n" +
+	"bundleHeld\x127\n" +
+	"\n" +
+	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
 	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
 	"\x03ask\x18! \x01(\v2\x10.tender.wire.AskH\x00R\x03ask\x12*\n" +
 	"\x05relay\x18\" \x01(\v2\x12.tender.wire.RelayH\x00R\x05relay\x12:\n" +
@@ -3560,7 +3793,7 @@ const file_wire_proto_rawDesc = "" +
 	"\rrelay_welcome\x18$ \x01(\v2\x19.tender.wire.RelayWelcomeH\x00R\frelayWelcome\x120\n" +
 	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\x89\x02\n" +
+	"\x04body\"\xb0\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3573,7 +3806,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\a \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\x12\x14\n" +
+	"generation\x12%\n" +
+	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\x12\x14\n" +
 	"\x05epoch\x18\n" +
 	" \x01(\x04R\x05epoch\"\xf2\x01\n" +
 	"\aWelcome\x12\x1e\n" +
@@ -3736,7 +3970,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xfd\x01\n" +
+	" \x01(\tR\x06reason\"\x9f\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3747,7 +3981,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x01(\x03R\x05tasks\x12\x18\n" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
-	"\aruntime\x18\b \x01(\tR\aruntime\"\xa9\x01\n" +
+	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
+	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
+	"clockOffNs\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -3757,13 +3993,23 @@ const file_wire_proto_rawDesc = "" +
 	"\bpower_mw\x18\x05 \x01(\x03R\apowerMw\"4\n" +
 	"\x06Goaway\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\tR\x06leader\" \n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\"H\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"b\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\fR\x03key\x12\x14\n" +
+	"\x05proof\x18\x1a \x01(\fR\x05proof\"b\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12%\n" +
-	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"}\n" +
+	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"N\n" +
+	"\x06Bundle\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"&\n" +
+	"\n" +
+	"BundleHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\v\n" +
+	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -3806,8 +4052,9 @@ const file_wire_proto_rawDesc = "" +
 	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
-	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xcd\x01\n" +
-	"\tSessionUp\x12\x14\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\tSessionUp\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
@@ -3864,7 +4111,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -3899,21 +4146,24 @@ var file_wire_proto_goTypes = []any{
 	(*Goaway)(nil),       // 30: tender.wire.Goaway
 	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
 	(*Certificate)(nil),  // 32: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 33: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 34: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 35: tender.wire.LogEnd
-	(*Led)(nil),          // 36: tender.wire.Led
-	(*Ask)(nil),          // 37: tender.wire.Ask
-	(*RelayHello)(nil),   // 38: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 39: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 40: tender.wire.Relay
-	(*Relayed)(nil),      // 41: tender.wire.Relayed
-	(*SessionUp)(nil),    // 42: tender.wire.SessionUp
-	(*SessionClose)(nil), // 43: tender.wire.SessionClose
-	(*Through)(nil),      // 44: tender.wire.Through
-	nil,                  // 45: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 46: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 47: tender.wire.Check.EnvEntry
+	(*Bundle)(nil),       // 33: tender.wire.Bundle
+	(*BundleHeld)(nil),   // 34: tender.wire.BundleHeld
+	(*KeyStored)(nil),    // 35: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
+	(*Led)(nil),          // 39: tender.wire.Led
+	(*Ask)(nil),          // 40: tender.wire.Ask
+	(*RelayHello)(nil),   // 41: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 42: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 43: tender.wire.Relay
+	(*Relayed)(nil),      // 44: tender.wire.Relayed
+	(*SessionUp)(nil),    // 45: tender.wire.SessionUp
+	(*SessionClose)(nil), // 46: tender.wire.SessionClose
+	(*Through)(nil),      // 47: tender.wire.Through
+	nil,                  // 48: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 49: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 50: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -3928,57 +4178,60 @@ var file_wire_proto_depIdxs = []int32{
 	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
 	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
 	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	33, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	34, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	35, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	36, // 15: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	37, // 16: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	40, // 17: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	38, // 18: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	39, // 19: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	44, // 20: tender.wire.Envelope.through:type_name -> tender.wire.Through
-	26, // 21: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 22: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 23: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 24: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	45, // 25: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	46, // 26: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 27: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 28: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 29: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	47, // 30: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 31: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 32: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 33: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 34: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 35: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 36: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 37: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 38: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 39: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 40: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 41: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 42: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 43: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 44: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 45: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 46: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 47: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 48: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	41, // 49: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	42, // 50: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	26, // 51: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	21, // 52: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	7,  // 53: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	28, // 54: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	25, // 55: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	8,  // 56: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	43, // 57: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	36, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	37, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	38, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	33, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	34, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
+	35, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	39, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	40, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	43, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	41, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	42, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	47, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	26, // 24: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	9,  // 25: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	10, // 26: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	13, // 27: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	48, // 28: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	49, // 29: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	11, // 30: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	11, // 31: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	12, // 32: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	50, // 33: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	14, // 34: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	17, // 35: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	15, // 36: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	16, // 37: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	16, // 38: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	18, // 39: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	14, // 40: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	19, // 41: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	21, // 42: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	22, // 43: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 44: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 45: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	23, // 46: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	25, // 47: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	13, // 48: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	27, // 49: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 50: tender.wire.Device.health:type_name -> tender.wire.Health
+	29, // 51: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	44, // 52: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	45, // 53: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	26, // 54: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	21, // 55: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	7,  // 56: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	28, // 57: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	25, // 58: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	8,  // 59: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	46, // 60: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4002,6 +4255,9 @@ func file_wire_proto_init() {
 		(*Envelope_LogsRequest)(nil),
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
+		(*Envelope_Bundle)(nil),
+		(*Envelope_BundleHeld)(nil),
+		(*Envelope_KeyStored)(nil),
 		(*Envelope_Led)(nil),
 		(*Envelope_Ask)(nil),
 		(*Envelope_Relay)(nil),
@@ -4015,7 +4271,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   45,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
