@@ -368,6 +368,3 @@ func freeAddr(t testing.TB) string {
 	t.Fatal("no port is free for both TCP and UDP")
 	return ""
 }
-
-// Process is the replica's program as it was started last.
-func (r *Replica) Process() *Process { return r.proc }
