@@ -33,8 +33,8 @@
 // Who speaks which message:
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
-//	                            agent: Pull Report CapacityChanged Readings
-//	                            replica: DesiredSet Acks Goaway
+//	                            agent: Pull Report CapacityChanged Readings Beat
+//	                            replica: DesiredSet Acks Observed Goaway
 //	renew (the agent opens)     RenewRequest -> Certificate | Refusal
 //	logs (the replica opens)    LogsRequest -> LogChunk* LogEnd | Refusal
 package wire
