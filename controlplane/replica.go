@@ -141,7 +141,8 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.opened.Store(true)
 	r.mgr = sessions.New(sessions.Config{
-		Replica: r.self.ID, TrustDomain: r.self.TrustDomain, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs, Renew: r.renew,
+		Replica: r.self.ID, TrustDomain: r.self.TrustDomain, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs,
+		AdmitKey: r.admitKey, Renew: r.renew, Stored: r.stored,
 		Leader: func() string { _, addr := r.raft.Leader(); return addr },
 		Agent:  r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
@@ -152,6 +153,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
 		SignIntermediate: signIntermediate, Rate: r.cfg.EnrolRate, Log: cfg.Log,
+		Healer: healer{r}, Key: r.ownKey,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
@@ -365,8 +367,7 @@ func (r *Replica) admit(ctx context.Context, s transport.Session) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	st, err := s.Accept(ctx)
-	if err == nil && st.Kind() == transport.StreamEnrol {
-		_ = r.enrol.Serve(ctx, st, transport.RemoteAddr(s)) // logged there
+	if err == nil && r.answer(ctx, s, st) {
 		_ = st.Close()
 		select { // closing at once would overtake the reply
 		case <-s.Context().Done():

@@ -109,6 +109,17 @@ func problemOfAgent(r wire.Refusal) *client.Problem {
 	}
 }
 
+// doneAllTheSame is err about a request that was carried out before. Of most
+// errors the asker takes that nothing was, and asks again.
+func doneAllTheSame(err error) error {
+	switch p := problemOf(err); p.Code {
+	case client.CodeNoLeader, client.CodeNotLeader, client.CodeBusy, client.CodeUnavailable, client.CodeTimeout:
+		return client.NewProblem(client.CodeUnknown, "look at the outcome, there is nothing to repeat", "the request was carried out, and its outcome cannot be shown: %s", p.Detail)
+	default:
+		return err
+	}
+}
+
 // notFound is the answer about an id that nobody has.
 func notFound(what, id, list string) error {
 	return client.NewProblem(client.CodeNotFound, "list them with: "+list, "there is no %s %.64q", what, id)

@@ -193,7 +193,14 @@ type Agent struct {
 	// ended.
 	CertNotAfter time.Time `json:"cert_not_after,omitzero"`
 	CertDaysLeft *int      `json:"cert_days_left,omitempty"`
-	Total        Resources `json:"total"`
+	// Healed is when it last had a new certificate in the place of one that had
+	// ended.
+	Healed time.Time `json:"healed,omitzero"`
+	// Cloned is the last time that another machine used its identity.
+	Cloned *Cloned `json:"cloned,omitempty"`
+	// ClockOff is what it adds to its machine's clock to have the fleet's time.
+	ClockOff Duration  `json:"clock_off,omitzero"`
+	Total    Resources `json:"total"`
 	// Used is what tasks hold; what is neither used nor free is on offer.
 	Used        Resources  `json:"used"`
 	Free        *Resources `json:"free,omitempty"`
@@ -206,6 +213,14 @@ type Agent struct {
 	// tasks that it does not know. Orphans are those that it has spoken of.
 	Unsettled bool     `json:"unsettled,omitempty"`
 	Orphans   []Orphan `json:"orphans,omitempty"`
+}
+
+// Cloned is what is known of another machine with an agent's identity.
+type Cloned struct {
+	At    time.Time `json:"at"`
+	Addr  string    `json:"addr,omitempty"`
+	Text  string    `json:"text"`
+	Times int       `json:"times"`
 }
 
 // Readings is what an agent last read off its machine.

@@ -36,6 +36,10 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		}
 		l.rescindExcess()
 		l.due = true
+	case c.Cloned != nil:
+		l.judged(c.Cloned, r)
+	case c.Confirm != nil:
+		l.confirmed(c.Confirm, r)
 	case c.Convert != nil:
 		l.converted(c.Convert, r)
 	case c.DrainAgent != nil && r.Kind == state.OK:

@@ -41,8 +41,14 @@ type Config struct {
 	// Bundle and Replicas go into every Welcome.
 	Bundle   func() *pki.Bundle
 	Replicas func() []string
-	// Renew signs the next certificate of an agent. It is called while leading.
-	Renew func(ctx context.Context, peer pki.Identity, csr []byte) (wire.Certificate, error)
+	// AdmitKey returns the pin of the key that an agent has shown, and refuses
+	// one that the agent has left behind. It may wait for the trio.
+	AdmitKey func(ctx context.Context, conn transport.Session) (key string, refusal *wire.Refusal)
+	// Renew signs the next certificate of an agent and returns the pin of the
+	// next key; Stored commits that the agent has both on disk. They are called
+	// while leading.
+	Renew  func(ctx context.Context, peer pki.Identity, req wire.RenewRequest) (cert wire.Certificate, next string, err error)
+	Stored func(ctx context.Context, peer pki.Identity, next string) error
 	// ResetKey signs stateless resets; Keep stores that of the leader for the
 	// next start.
 	ResetKey [32]byte

@@ -84,6 +84,12 @@ func (s *State) apply(c *Command) Result {
 		return s.gone(c.Time, c.MarkGone.Agent)
 	case c.SetMaintenance != nil:
 		return s.maintain(c.SetMaintenance)
+	case c.Rekey != nil:
+		return s.rekey(c.Time, c.Rekey)
+	case c.Confirm != nil:
+		return s.confirm(c.Confirm)
+	case c.Cloned != nil:
+		return s.cloned(c.Time, c.Cloned)
 	default:
 		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
 	}

@@ -6,7 +6,8 @@ package state
 // what needs capability N only when every voter has it.
 //
 // 1: the first.
-// 2: replicas say what they run (NoteReplica); restored states (Settle).
+// 2: replicas say what they run (NoteReplica); restored states (Settle); agents'
+// keys change (Rekey, Confirm), and copies of them are recorded (Cloned).
 //
 // Whoever adds a kind of command, or a field to a command or to a record,
 // raises it here, names the kind or field in Needs, and marks the field
@@ -17,7 +18,7 @@ const Capability = 2
 // Needs returns the capability that a replica must have to apply the command.
 func (c *Command) Needs() uint64 {
 	switch {
-	case c.NoteReplica != nil, c.Settle != nil:
+	case c.NoteReplica != nil, c.Settle != nil, c.Rekey != nil, c.Confirm != nil, c.Cloned != nil:
 		return 2
 	case c.PutReplica != nil && (c.PutReplica.Version != "" || c.PutReplica.Capability != 0):
 		return 2

@@ -47,6 +47,9 @@ type Command struct {
 
 	NoteReplica *NoteReplica
 	Settle      *Settle
+	Rekey       *Rekey
+	Confirm     *Confirm
+	Cloned      *Cloned
 }
 
 type (
@@ -240,6 +243,8 @@ const (
 	OK            Kind = ""
 	NotFound      Kind = "not_found"
 	Conflict      Kind = "conflict"
+	Foreign       Kind = "foreign_key" // a key that is not the agent's, and never was
+	PastKey       Kind = "past_key"    // one that it has left behind
 	Invalid       Kind = "invalid"
 	TokenUnknown  Kind = "token_unknown"
 	TokenUsed     Kind = "token_used"

@@ -69,3 +69,6 @@ func (f *Fleet) Adopt(id fleet.ReplicaID, addr, dir string) *Replica {
 	r.Start()
 	return r
 }
+
+// Dir is the replica's data directory.
+func (r *Replica) Dir() string { return r.dir }

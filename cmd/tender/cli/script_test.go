@@ -271,6 +271,20 @@ func (w *world) addAgent(id string, args []string) error {
 				return err
 			}
 			rec.CertNotAfter = w.fleet.Now().Add(d)
+		case "healed": // so long ago
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			rec.Healed = w.fleet.Now().Add(-d)
+		case "copied": // from there
+			rec.Cloned = &fleet.Cloned{At: w.fleet.Now(), Addr: v, Text: "its certificate is for a key that the agent has left behind"}
+		case "clock": // it is behind by so much
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			defer w.fleet.Clock(fleet.AgentID(id), d)
 		case "gpus", "badgpus":
 			for i := range n {
 				d := gpu.Device{
