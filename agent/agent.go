@@ -39,7 +39,16 @@ type Config struct {
 	// BootID changes when the machine restarts; empty is the machine's own.
 	BootID string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
-	Conn net.PacketConn
+	// DialTCP replaces how it opens connections over TCP: with a Conn and
+	// without a DialTCP it opens none.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// SeekQUIC is how long after it fell back to TCP the agent first looks
+	// whether UDP passes again; later looks are rarer. Zero is a minute.
+	SeekQUIC time.Duration
+	// SeekHome is the least time before a session moves back to the agent's first
+	// replica; zero is ten minutes.
+	SeekHome time.Duration
 	// Now replaces the machine's clock where it is compared with the fleet's.
 	Now func() time.Time
 	Log *slog.Logger
@@ -112,8 +121,10 @@ var ErrJoined = errors.New("this machine has joined already")
 type JoinOptions struct {
 	StateDir string
 	Hostname string // what the agent's id is made from
-	// Conn replaces the UDP socket; Join closes it once it asks.
-	Conn net.PacketConn
+	// Conn replaces the UDP socket; Join closes it once it asks. DialTCP is as
+	// in Config.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Now replaces the machine's clock.
 	Now func() time.Time
 	// Notice is told what a person should know, in a sentence; it may be nil.
@@ -145,10 +156,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err != nil {
 		return "", err
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	reply, offset, err := transport.EnrolAnyClock(ctx, o.Conn, o.Now, line, req)
+	reply, offset, err := transport.EnrolAnyClock(ctx, transport.DialerConfig{Conn: o.Conn, DialTCP: o.DialTCP, Now: o.Now}, line, req)
 	if err != nil {
 		return "", err
 	}

@@ -24,7 +24,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		return ctx.Err()
 	}
 	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, Now: a.now})
+	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, DialTCP: a.cfg.DialTCP, Now: a.now})
 	if err != nil {
 		return err
 	}

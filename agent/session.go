@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/agent/lifecycle"
-	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -92,10 +91,21 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err != nil {
 		return cause(conn, err)
 	}
-	if err := a.adopt(welcome); err != nil {
-		return err
+	next := &established{addr, conn, control, welcome}
+	for next != nil { // more than once where it moves
+		next, err = a.hold(ctx, dialer, d, next)
 	}
-	d.know(addr, welcome)
+	return err
+}
+
+// hold carries an established session until it ends or has moved to the next.
+func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e *established) (*established, error) {
+	conn, control, welcome := e.conn, e.control, e.welcome
+	defer conn.Close(transport.CodeOK, "") //nolint:errcheck // it may be over already
+	if err := a.adopt(welcome); err != nil {
+		return nil, err
+	}
+	d.know(e.addr, welcome)
 	a.settled()
 	l := &link{
 		peer: welcome.Capability, early: make(chan struct{}, 1),
@@ -104,19 +114,23 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
-	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "term", welcome.Term)
+	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
 		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
 	}
 	if a.cfg.Ready != nil {
 		a.ready.Do(a.cfg.Ready)
 	}
-	err = a.carry(ctx, l)
+	var next *established
+	err := a.carry(ctx, l, func(ctx context.Context) (err error) {
+		next, err = a.seek(ctx, dialer, e, d)
+		return err
+	})
 	a.mu.Lock()
 	a.link = nil
 	a.mu.Unlock()
 	a.emit(ctx, lifecycle.Disconnected{})
-	return cause(conn, err)
+	return next, cause(conn, err)
 }
 
 // cause prefers what ended the connection over how a stream noticed it.
@@ -179,8 +193,9 @@ func (a *Agent) adopt(w wire.Welcome) error {
 }
 
 // carry runs a session's parts; the first that fails ends the others.
-func (a *Agent) carry(ctx context.Context, l *link) error {
+func (a *Agent) carry(ctx context.Context, l *link, seek func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return seek(ctx) })
 	g.Go(func() error { return a.receive(ctx, l) })
 	g.Go(func() error { return a.send(ctx, l) })
 	g.Go(func() error { return a.serve(ctx, l, g) })
@@ -306,79 +321,4 @@ func (l *link) takeAsked() bool {
 	asked := l.asked
 	l.asked = false
 	return asked
-}
-
-// serve answers the streams that the replica opens: requests for logs.
-func (a *Agent) serve(ctx context.Context, l *link, g *errgroup.Group) error {
-	for {
-		st, err := l.conn.Accept(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Kind() != transport.StreamLogs {
-			st.Reset()
-			continue
-		}
-		g.Go(func() error {
-			defer st.Reset()
-			defer context.AfterFunc(ctx, st.Reset)()
-			if err := a.logs(ctx, st); err != nil && ctx.Err() == nil {
-				a.log.Debug("log stream ended", "error", err)
-			}
-			return nil
-		})
-	}
-}
-
-func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
-	conn := wire.NewConn(st, wire.MaxControl)
-	_ = st.SetDeadline(time.Now().Add(welcomeTime))
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	_ = st.SetDeadline(time.Time{})
-	req, ok := msg.(wire.LogsRequest)
-	if !ok {
-		return fmt.Errorf("%T on a log stream", msg)
-	}
-	a.mu.Lock()
-	ended := a.ended[req.Task]
-	a.mu.Unlock()
-	if ended == nil { // not held any more: what there is, is all
-		ended = make(chan struct{})
-		close(ended)
-	}
-	// A follower that goes away is noticed even while nothing is printed.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	context.AfterFunc(ctx, st.Reset)
-	go func() {
-		defer cancel()
-		_, _ = conn.Recv()
-	}()
-	tail := req.Tail // -1 is all on the wire, 0 is all in the log
-	if tail <= 0 {
-		tail = -tail - 1
-	}
-	opts := tasklog.Options{Follow: req.Follow, Tail: tail, Stdout: req.Stdout, Stderr: req.Stderr, Ended: ended}
-	err = a.cfg.Logs.Read(ctx, req.Task, opts, func(stderr bool, data []byte) error {
-		for chunk := range slices.Chunk(data, wire.MaxLogChunk) {
-			if err := conn.Send(wire.LogChunk{Stderr: stderr, Data: chunk}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedNotFound, Text: err.Error()}))
-	}
-	if err := conn.Send(wire.LogEnd{}); err != nil {
-		return err
-	}
-	if err := st.Close(); err != nil {
-		return err
-	}
-	<-ctx.Done() // until the reader has it all
-	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,44 +28,49 @@ const (
 // exporterLen is how much of a connection's secret goes into a proof.
 const exporterLen = 32
 
-// Enrol joins over QUIC: it asks the replicas that line names, one after the
-// other, until one admits, one refuses for good, or ctx ends.
-func Enrol(ctx context.Context, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
-	return EnrolFrom(ctx, nil, line, req)
-}
-
-// EnrolFrom is Enrol from the socket conn, which it closes; nil is any.
-func EnrolFrom(ctx context.Context, conn net.PacketConn, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
-	d, err := NewDialer(DialerConfig{Conn: conn})
+// Enrol joins over QUIC or, where UDP does not pass, over TCP: it asks the
+// replicas that line names, one after the other, until one admits, one refuses
+// for good, or ctx ends. It dials as cfg says, without a certificate.
+func Enrol(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
+	cfg.Holder = nil
+	dialer, err := NewDialer(cfg)
 	if err != nil {
 		return enroll.Reply{}, err
 	}
-	defer d.Close() //nolint:errcheck // every session has ended
-	return d.enrol(ctx, line, req, time.Now)
+	defer dialer.Close() //nolint:errcheck // every session has ended
+	return dialer.enrol(ctx, line, req, cfg.clock())
 }
 
-// EnrolAnyClock is EnrolFrom for a machine whose clock, now, may be wrong by
+func (c *DialerConfig) clock() func() time.Time {
+	if c.Now != nil {
+		return c.Now
+	}
+	return time.Now
+}
+
+// EnrolAnyClock is Enrol for a machine whose clock, cfg.Now, may be wrong by
 // years: where certificates do not hold by it, the time is learned from the
 // replicas that line names, and the joining goes on with theirs. What to add to
-// now to have it is returned, zero where the clock was good enough.
-func EnrolAnyClock(ctx context.Context, conn net.PacketConn, now func() time.Time, line pki.JoinLine, req enroll.Request) (enroll.Reply, time.Duration, error) {
+// the clock to have it is returned, zero where the clock was good enough.
+func EnrolAnyClock(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.Request) (enroll.Reply, time.Duration, error) {
 	var offset atomic.Int64
-	corrected := func() time.Time { return now().Add(time.Duration(offset.Load())) }
-	d, err := NewDialer(DialerConfig{Conn: conn, Now: corrected})
+	machine := cfg.clock()
+	cfg.Holder, cfg.Now = nil, func() time.Time { return machine().Add(time.Duration(offset.Load())) }
+	d, err := NewDialer(cfg)
 	if err != nil {
 		return enroll.Reply{}, 0, err
 	}
 	defer d.Close() //nolint:errcheck // every session has ended
-	reply, err := d.enrol(ctx, line, req, corrected)
+	reply, err := d.enrol(ctx, line, req, cfg.Now)
 	if !wrongClock(err) {
 		return reply, 0, err
 	}
-	told, clockErr := d.LearnClock(ctx, line.Addrs, pki.PinJudge(line.Pin), now)
+	told, clockErr := d.LearnClock(ctx, line.Addrs, pki.PinJudge(line.Pin), machine)
 	if clockErr != nil {
 		return reply, 0, fmt.Errorf("%w; the replicas were asked for the time, too: %w", err, clockErr)
 	}
 	offset.Store(int64(told))
-	reply, err = d.enrol(ctx, line, req, corrected)
+	reply, err = d.enrol(ctx, line, req, cfg.Now)
 	return reply, told, err
 }
 
@@ -115,8 +119,7 @@ func wrongClock(err error) bool {
 // Heal asks the replica at addr for a new certificate in the place of cred,
 // which has ended, with the key next. A refusal is an *enroll.Refusal.
 func (d *Dialer) Heal(ctx context.Context, addr string, cred *pki.Credential, next crypto.Signer) (enroll.Reply, error) {
-	conf := pki.ClientTLS(d.holder, nil, ALPNEnrol)
-	conf.Time = d.now
+	conf := d.clientTLS(nil, ALPNEnrol)
 	var reply enroll.Reply
 	err := d.ask(ctx, addr, conf, StreamHeal, enroll.HealLabel, func(_ Session, st Stream, exporter []byte) (err error) {
 		reply, err = enroll.Heal(ctx, st, enroll.Healing{Credential: cred, NextKey: next, Exporter: exporter})
@@ -167,7 +170,7 @@ func (d *Dialer) askClock(ctx context.Context, addr string, judge pki.Judge, now
 
 // ask runs one exchange over enrol/1 and ends the session.
 func (d *Dialer) ask(ctx context.Context, addr string, conf *tls.Config, kind StreamKind, label string, talk func(Session, Stream, []byte) error) error {
-	s, err := d.socket.dial(ctx, addr, ALPNEnrol, conf)
+	s, err := d.race(ctx, target{addr, ALPNEnrol, conf})
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ func PeerChain(s Session) []*x509.Certificate {
 
 func (s *quicSession) tlsState() tls.ConnectionState { return s.conn.ConnectionState().TLS }
 
+func (s *tcpSession) tlsState() tls.ConnectionState { return s.conn.ConnectionState() }
+
 func (s *memSession) export(label string, n int) ([]byte, error) {
 	return hkdf.Key(sha256.New, s.shared.secret[:], nil, label, n)
 }

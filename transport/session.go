@@ -109,7 +109,7 @@ func (c Code) String() string {
 	return fmt.Sprintf("code %d", uint64(c))
 }
 
-// LinkOf names what carries s: "quic" or "memory".
+// LinkOf names what carries s: "quic", "tcp" or "memory".
 func LinkOf(s Session) string {
 	if l, ok := s.(interface{ link() string }); ok {
 		return l.link()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -43,20 +42,27 @@ func quicConfig() *quic.Config {
 	}
 }
 
+// timing is when a session is kept alive, and when it is given up.
+type timing struct{ idle, keep time.Duration }
+
+func timingOf(alpn string) timing {
+	switch alpn {
+	case ALPNAgent:
+		return timing{agentIdleTimeout, keepAlive}
+	case ALPNRaft, ALPNRelay:
+		return timing{raftIdleTimeout, raftKeepAlive}
+	case ALPNEnrol:
+		return timing{enrolIdleTimeout, 0}
+	}
+	return timing{idleTimeout, keepAlive}
+}
+
 // dialConfig: only who dials keeps a session alive, since only its side has a
 // NAT to keep open; the server learns of a lost agent by its idle timeout.
 func dialConfig(alpn string) *quic.Config {
-	c := quicConfig()
+	c, t := quicConfig(), timingOf(alpn)
 	c.HandshakeIdleTimeout = dialTimeout
-	c.KeepAlivePeriod = keepAlive
-	switch alpn {
-	case ALPNAgent:
-		c.MaxIdleTimeout = agentIdleTimeout
-	case ALPNRaft, ALPNRelay:
-		c.MaxIdleTimeout, c.KeepAlivePeriod = raftIdleTimeout, raftKeepAlive
-	case ALPNEnrol:
-		c.MaxIdleTimeout, c.KeepAlivePeriod = enrolIdleTimeout, 0
-	}
+	c.MaxIdleTimeout, c.KeepAlivePeriod = t.idle, t.keep
 	return c
 }
 
@@ -65,8 +71,7 @@ type socket struct {
 	conn net.PacketConn
 	tr   *quic.Transport
 
-	mu       sync.Mutex
-	sessions map[*quicSession]struct{} // nil once closed
+	known sessions
 }
 
 // openSocket takes conn over, or binds addr when conn is nil.
@@ -81,9 +86,8 @@ func openSocket(conn net.PacketConn, addr string) (*socket, error) {
 		}
 	}
 	return &socket{
-		conn:     conn,
-		tr:       &quic.Transport{Conn: conn, ConnectionIDLength: connectionIDLength},
-		sessions: make(map[*quicSession]struct{}),
+		conn: conn,
+		tr:   &quic.Transport{Conn: conn, ConnectionIDLength: connectionIDLength},
 	}, nil
 }
 
@@ -94,43 +98,19 @@ func (s *socket) adopt(conn *quic.Conn) (*quicSession, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	open := s.sessions != nil
-	if open {
-		s.sessions[ses] = struct{}{}
-	}
-	s.mu.Unlock()
-	if !open {
+	if !s.known.add(ses) {
 		ses.cancel(net.ErrClosed)
 		return nil, net.ErrClosed
 	}
 	// Not a goroutine per session: it starts when the connection ends.
-	context.AfterFunc(conn.Context(), func() {
-		s.mu.Lock()
-		delete(s.sessions, ses)
-		s.mu.Unlock()
-		ses.over()
-	})
+	context.AfterFunc(conn.Context(), ses.over)
 	return ses, nil
 }
 
 // close tells every peer, since closing the socket alone tells nobody and
 // leaves them to their idle timeouts, then frees the port.
 func (s *socket) close(code Code, reason string) error {
-	s.mu.Lock()
-	sessions := s.sessions
-	s.sessions = nil
-	s.mu.Unlock()
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 64)
-	for ses := range sessions {
-		slots <- struct{}{}
-		wg.Go(func() {
-			ses.Close(code, reason)
-			<-slots
-		})
-	}
-	wg.Wait()
+	s.known.close(code, reason)
 	return errors.Join(s.tr.Close(), s.conn.Close())
 }
 

@@ -156,7 +156,7 @@ func held(st *state.State, who access.Principal) holdings {
 func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.Agent {
 	d := client.Agent{
 		ID: string(a.ID), Site: string(a.Site), Labels: a.Labels, Hostname: a.Hostname,
-		State: client.AgentDisconnected, Link: soft.Link, Remote: soft.Remote, Version: soft.Version, Replica: string(soft.Replica),
+		State: client.AgentDisconnected, Link: soft.Link, Remote: soft.Remote, Version: soft.Version,
 		Joined: utc(a.Joined), Since: utc(soft.Since), LastSeen: utc(soft.LastSeen), CertNotAfter: utc(a.CertNotAfter),
 		Total: resourcesDoc(a.Total()), Used: resourcesDoc(h.used[a.ID]), GPUs: []client.GPU{}, Tasks: []string{},
 		Availability: availability(now, a), Drain: drainDoc(a.Drain, h.count[a.ID], h.updates[a.ID]),
@@ -179,7 +179,7 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 	case a.Revoked:
 		d.State = client.AgentRevoked
 	case soft.Connected:
-		d.State = client.AgentConnected
+		d.State, d.Replica = client.AgentConnected, string(soft.Replica)
 		free := resourcesDoc(soft.Free)
 		d.Free = &free
 	case !a.Unreachable.IsZero():

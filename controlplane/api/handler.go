@@ -50,7 +50,6 @@ func Handler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h.serve(h.health))
 	mux.Handle("GET /v1/version", h.any(access.Look, h.version))
-	mux.Handle("GET /v1/replicas", h.any(access.Look, h.replicas))
 	mux.Handle("GET /v1/tasks", h.leader(access.SeeTasks, callTime, h.listTasks))
 	mux.Handle("POST /v1/tasks", h.leader(access.ActOnTasks, callTime, h.submit))
 	mux.Handle("GET /v1/tasks/{id}", h.leader(access.SeeTasks, maxWait+callTime, h.getTask))
@@ -70,6 +69,7 @@ func Handler(b Backend, o Options) http.Handler {
 	mux.Handle("GET /v1/whoami", h.leader(access.Look, callTime, h.whoami))
 	mux.Handle("GET /v1/audit", h.leader(access.SeeRecords, callTime, h.listAudit))
 	h.operate(mux)
+	h.trio(mux)
 	mux.Handle("/", h.any(access.Look, func(_ http.ResponseWriter, r *http.Request) error {
 		return client.NewProblem(client.CodeNotFound, "see the list of routes in the manual", "there is no %s %s in this API", r.Method, r.URL.Path)
 	}))
@@ -90,6 +90,7 @@ func (h *handler) operate(mux *http.ServeMux) {
 	mux.Handle("POST /v1/agents/{id}/deactivate", do(h.onAgent(h.deactivateAgent)))
 	mux.Handle("POST /v1/agents/{id}/reactivate", do(h.onAgent(h.reactivateAgent)))
 	mux.Handle("POST /v1/agents/{id}/gone", do(h.onAgent(h.agentGone)))
+	mux.Handle("POST /v1/agents/{id}/settle", do(h.onAgent(h.settleAgent)))
 	mux.Handle("POST /v1/agents/{id}/reserve", do(h.onAgent(h.reserve(false))))
 	mux.Handle("POST /v1/agents/{id}/unreserve", do(h.onAgent(h.reserve(true))))
 	mux.Handle("GET /v1/maintenance", see(h.listMaintenance))

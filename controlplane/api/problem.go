@@ -83,6 +83,8 @@ func problemOf(err error) *client.Problem {
 		return problemOfAgent(agent.Refusal)
 	case errors.Is(err, sessions.ErrNotConnected):
 		return client.NewProblem(client.CodeUnavailable, "try again when it is back: tender agents", "the agent is not connected, and the output is on it")
+	case errors.Is(err, registrar.ErrTooNew):
+		return client.NewProblem(client.CodeConflict, "upgrade all replicas, then repeat it: tender replica ls", "%v", err)
 	case errors.Is(err, registrar.ErrTimeout):
 		return client.NewProblem(client.CodeUnknown, "look before you repeat it: tender ps --all", "the replicas did not agree in time; the request may still be carried out")
 	case errors.Is(err, registrar.ErrClosed):

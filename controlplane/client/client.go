@@ -148,6 +148,8 @@ type request struct {
 	body   []byte
 	// limit bounds one attempt, body included; 0 for a stream.
 	limit time.Duration
+	// binary: body is no JSON.
+	binary bool
 }
 
 // fetch sends a request with in as its body, unless that is nil, and decodes
@@ -289,7 +291,10 @@ func (c *Client) exchange(ctx context.Context, h *http.Client, address string, r
 	}
 	req.Header.Set("User-Agent", c.agent)
 	req.Header.Set("Accept", "application/json")
-	if r.body != nil {
+	switch {
+	case r.binary:
+		req.Header.Set("Content-Type", "application/octet-stream")
+	case r.body != nil:
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if c.token != "" && req.URL.Scheme == "https" {

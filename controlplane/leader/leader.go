@@ -60,6 +60,8 @@ type agentState struct {
 	reaching bool
 	// tasks are those that the agent is to hold.
 	tasks map[fleet.TaskID]bool
+	// orphans are updates of tasks that nobody here knows, unacknowledged.
+	orphans map[fleet.TaskID][]fleet.StatusUpdate
 	// changes are what was desired anew since the generation base, oldest
 	// first, so that a pull need not walk all tasks.
 	changes []change
@@ -211,7 +213,7 @@ func (l *Leader) tick(now time.Time) {
 		}
 	}
 	for _, id := range state.SortedKeys(l.agents) {
-		l.settle(now, id)
+		l.decide(now, id)
 		a, rec := l.agents[id], l.st.Agents[id]
 		if a.session == 0 && rec != nil && !rec.Revoked && rec.Unreachable.IsZero() &&
 			!a.reaching && now.Sub(a.away) >= l.cfg.UnreachableAfter {

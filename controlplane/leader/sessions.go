@@ -84,10 +84,10 @@ func (l *Leader) answered(ev Answered) {
 	a.contest = contest{}
 }
 
-// settle decides a contest for the newer session once the older one has not
+// decide ends a contest in favour of the newer session once the older one has not
 // answered in time, or has ended. What the newer one said meanwhile was not
 // listened to, so it is to say it again.
-func (l *Leader) settle(now time.Time, id fleet.AgentID) {
+func (l *Leader) decide(now time.Time, id fleet.AgentID) {
 	a := l.agents[id]
 	up := a.contest.up
 	if up.Session == 0 || a.session != 0 && now.Before(a.contest.by) {
@@ -127,7 +127,7 @@ func (l *Leader) agentDown(now time.Time, ev AgentDown) {
 		a.away = ev.Seen
 	}
 	if a.contest.up.Session != 0 {
-		l.settle(now, ev.Agent)
+		l.decide(now, ev.Agent)
 		return
 	}
 	l.refreshAgent(ev.Agent)

@@ -45,9 +45,11 @@ type Command struct {
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
 
-	Rekey   *Rekey
-	Confirm *Confirm
-	Cloned  *Cloned
+	Rekey       *Rekey
+	Confirm     *Confirm
+	Cloned      *Cloned
+	NoteReplica *NoteReplica
+	Settle      *Settle
 }
 
 type (
@@ -86,6 +88,14 @@ type (
 	}
 	// DropReplica forgets a replica that was removed from the trio.
 	DropReplica struct{ ID fleet.ReplicaID }
+	// NoteReplica records what a replica says that it runs.
+	NoteReplica struct {
+		ID         fleet.ReplicaID
+		Version    string
+		Capability uint64
+	}
+	// Settle says that what an agent runs beyond a restored state is to end.
+	Settle struct{ Agent fleet.AgentID }
 	// SetCapacity records what an agent declares.
 	SetCapacity struct {
 		Agent    fleet.AgentID

@@ -166,6 +166,12 @@ var owners = []owner{
 		"generated types are a wire format, not nouns: translate at the edge, in wire and in mesosv1",
 	},
 	{
+		[]string{"github.com/hashicorp/yamux"},
+		[]string{"./transport"},
+		false,
+		"sessions hide what carries them: it is the second carrier",
+	},
+	{
 		[]string{"github.com/hashicorp/..."},
 		[]string{"./controlplane/registrar/..."},
 		false,

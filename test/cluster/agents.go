@@ -42,9 +42,10 @@ func (f *Fleet) Agent(name string, devices ...gpu.Device) *Agent {
 func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 	f.tb.Helper()
 	a := &Agent{f: f, Addr: f.host(1, 2000), Exec: executor.NewMemory(nil), Devices: devices, Boot: "boot-" + name, dir: filepath.Join(f.dir, name)}
+	cfg := a.config()
 	id, err := agent.Join(f.tb.Context(), f.Line(pki.KindAgent, 1), agent.JoinOptions{
-		StateDir: a.dir, Hostname: name, Conn: f.conn(a.Addr),
-		Now: f.now(), Notice: func(text string) { f.Notice = text },
+		StateDir: a.dir, Hostname: name, Conn: cfg.Conn, DialTCP: cfg.DialTCP,
+		Now: cfg.Now, Notice: func(text string) { f.Notice = text },
 	})
 	f.fatal(err)
 	a.ID = id
@@ -55,6 +56,13 @@ func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 // Start starts the agent's process.
 func (a *Agent) Start() {
 	a.f.tb.Helper()
+	cfg := a.config()
+	a.begin(func(ctx context.Context) error { return agent.Run(ctx, cfg) })
+}
+
+// config opens the agent's socket.
+func (a *Agent) config() agent.Config {
+	a.f.tb.Helper()
 	cpus, mem, disk := fleet.Whole(4), fleet.Whole(4096), fleet.Whole(10_000)
 	cfg := agent.Config{
 		StateDir: a.dir, Executor: a.Exec, Devices: a.Devices, Version: "test", BootID: a.Boot,
@@ -63,7 +71,20 @@ func (a *Agent) Start() {
 		Now:   a.f.now(),
 		Conn:  a.f.conn(a.Addr), Log: a.f.log(string(a.ID)),
 	}
-	a.begin(func(ctx context.Context) error { return agent.Run(ctx, cfg) })
+	if a.f.TuneAgent != nil {
+		a.f.TuneAgent(&cfg)
+	}
+	return cfg
+}
+
+// Link is what carries the agent's session: "quic", "tcp", or "" without one.
+func (a *Agent) Link() string {
+	soft, err := a.f.Leader().Soft(a.f.tb.Context())
+	a.f.fatal(err)
+	if s := soft.Agents[a.ID]; s.Connected {
+		return s.Link
+	}
+	return ""
 }
 
 // now is the clock of a machine that starts.

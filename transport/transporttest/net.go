@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,4 +93,29 @@ func (u *uplink) SendPacket(p simnet.Packet) error {
 		_ = u.router.SendPacket(p) // nobody there: lost, as on a real network
 	}
 	return nil
+}
+
+// Gate is a socket that can be made to drop everything that it sends, as on a
+// network where UDP does not pass.
+type Gate struct {
+	net.PacketConn
+	shut atomic.Bool
+}
+
+// NewGate makes one of conn, open or shut.
+func NewGate(conn net.PacketConn, shut bool) *Gate {
+	g := &Gate{PacketConn: conn}
+	g.Shut(shut)
+	return g
+}
+
+// Shut shuts the gate, or opens it.
+func (g *Gate) Shut(shut bool) { g.shut.Store(shut) }
+
+// WriteTo implements net.PacketConn.
+func (g *Gate) WriteTo(b []byte, to net.Addr) (int, error) {
+	if g.shut.Load() {
+		return len(b), nil
+	}
+	return g.PacketConn.WriteTo(b, to)
 }

@@ -155,7 +155,7 @@ func (a *app) agentCommand() *cobra.Command {
 		Short:   "Show, drain, reserve or remove one machine of the fleet",
 		Example: "  tender agent show gpu-1\n  tender agent drain gpu-1 --wait",
 	}, a.agentShow(), a.agentDrain(), a.agentDeactivate(), a.agentReactivate(), a.agentReserve(), a.agentUnreserve(),
-		a.agentGone(), a.agentRevoke())
+		a.agentGone(), a.agentRevoke(), a.agentSettle())
 }
 
 func (a *app) agentShow() *cobra.Command {

@@ -194,6 +194,8 @@ func (w *world) happen(word string, args []string) error {
 		if got := strconv.Itoa(f.Tasks()); got != args[0] {
 			return fmt.Errorf("there are %s tasks", got)
 		}
+	case "fill": // r2 TEXT: its disk is full
+		f.Fill(strings.Join(args[1:], " "))
 	case "follow": // ID ADDR: this replica follows that one
 		f.SetStatus(api.Status{ID: "r1", Leader: fleet.ReplicaID(args[0]), LeaderAddr: args[1]})
 	case "down": // the replica is gone
