@@ -38,16 +38,16 @@ type Agent struct {
 	// NextKey is the hash of the key of a certificate that was signed for it and
 	// that it has not used yet; empty when there is none. Until it does KeyHash
 	// stays good: the certificate may have been lost on its way.
-	NextKey string
+	NextKey string `cbor:",omitempty"`
 	// PastKeys are the hashes that KeyHash had before, the newest first, at most
 	// MaxPastKeys.
-	PastKeys []string
+	PastKeys []string `cbor:",omitempty"`
 	// Healed is when it last had a new certificate in the place of one that had
 	// ended; zero when it never did.
-	Healed time.Time
+	Healed time.Time `cbor:",omitempty"`
 	// Cloned is the last time that a copy of the machine was noticed, nil when
 	// none ever was.
-	Cloned *Cloned
+	Cloned *Cloned `cbor:",omitempty"`
 	// CertNotAfter is the end of the newest certificate issued to it.
 	CertNotAfter time.Time
 	Joined       time.Time
