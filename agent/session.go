@@ -43,9 +43,8 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
-	asked    bool   // for a sign of life
-	bundle   uint64 // the version to tell of, 0: none
-	stored   bool   // a new key, which the replica should hear of
+	asked    bool // for a sign of life
+	stored   bool // a new key, which the replica should hear of
 	wake     chan struct{}
 }
 
@@ -62,8 +61,6 @@ func (l *link) queue(m any) {
 		l.capacity = &m
 	case wire.Ask:
 		l.asked = true
-	case wire.BundleHeld:
-		l.bundle = m.Version
 	case wire.KeyStored:
 		l.stored = true
 	}
@@ -305,13 +302,10 @@ func (l *link) take() []wire.Message {
 	if l.pull != nil {
 		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
 	}
-	if l.bundle > 0 {
-		out = append(out, wire.BundleHeld{Version: l.bundle})
-	}
 	if l.stored {
 		out = append(out, wire.KeyStored{})
 	}
-	l.capacity, l.reports, l.pull, l.bundle, l.stored = nil, nil, nil, 0, false
+	l.capacity, l.reports, l.pull, l.stored = nil, nil, nil, false
 	return out
 }
 

@@ -34,8 +34,9 @@ func (h healer) Standing(_ context.Context, id pki.Identity, pin string) (enroll
 		return enroll.KeyHeld, nil
 	case state.KeyPast:
 		return enroll.KeyPast, nil
+	default:
+		return enroll.KeyForeign, nil
 	}
-	return enroll.KeyForeign, nil
 }
 
 // Rekey proposes; what the state refuses is in the audit log, since whoever

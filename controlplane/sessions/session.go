@@ -42,7 +42,9 @@ type session struct {
 	term  uint64
 	beat  bool // a beat waits for its answer
 	asked bool // the next message is an answer
-	wake  chan struct{}
+	// bundle is to be sent; nil: none.
+	bundle *wire.Bundle
+	wake   chan struct{}
 }
 
 // Serve speaks agent/1 on a connection until it ends. The connection is closed
@@ -364,13 +366,16 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 // take empties the outbox.
 func (s *session) take() []wire.Message {
 	s.mu.Lock()
-	out, beat := s.out, s.beat
-	s.out, s.beat = wire.Relayed{}, false
+	out, beat, bundle := s.out, s.beat, s.bundle
+	s.out, s.beat, s.bundle = wire.Relayed{}, false, nil
 	term := s.term
 	s.mu.Unlock()
 	var msgs []wire.Message
 	if out.Resync {
 		msgs = append(msgs, wire.Led{Term: term})
+	}
+	if bundle != nil {
+		msgs = append(msgs, *bundle)
 	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})

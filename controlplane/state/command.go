@@ -45,9 +45,11 @@ type Command struct {
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
 
-	Rekey       *Rekey
-	Confirm     *Confirm
-	Cloned      *Cloned
+	Rekey   *Rekey
+	Confirm *Confirm
+	Cloned  *Cloned
+	// SetBundle replaces the trust roots.
+	SetBundle   *SetBundle
 	NoteReplica *NoteReplica
 	Settle      *Settle
 }

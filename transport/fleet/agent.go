@@ -121,6 +121,8 @@ type Readings struct {
 	// ClockOff is what the agent adds to its machine's clock to have the fleet's
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration
+	// Bundle is the version of the trust bundle that it has on disk.
+	Bundle uint64
 }
 
 // Offer is a lease on resources of one agent for one framework in one role.

@@ -33,7 +33,7 @@
 // Who speaks which message:
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
-//	                            agent: Pull Report CapacityChanged Readings BundleHeld KeyStored
+//	                            agent: Pull Report CapacityChanged Readings KeyStored
 //	                            replica: DesiredSet Acks Goaway Bundle
 //	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
 //	                            the key is new, KeyStored -> KeyStored

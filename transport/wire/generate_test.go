@@ -34,7 +34,6 @@ var everyMessage = []Message{
 	LogChunk{},
 	LogEnd{},
 	Bundle{},
-	BundleHeld{},
 	KeyStored{},
 	Led{},
 	Ask{},

@@ -240,7 +240,6 @@ type Envelope struct {
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
 	//	*Envelope_Bundle
-	//	*Envelope_BundleHeld
 	//	*Envelope_KeyStored
 	//	*Envelope_Led
 	//	*Envelope_Ask
@@ -436,15 +435,6 @@ func (x *Envelope) GetBundle() *Bundle {
 	return nil
 }
 
-func (x *Envelope) GetBundleHeld() *BundleHeld {
-	if x != nil {
-		if x, ok := x.Body.(*Envelope_BundleHeld); ok {
-			return x.BundleHeld
-		}
-	}
-	return nil
-}
-
 func (x *Envelope) GetKeyStored() *KeyStored {
 	if x != nil {
 		if x, ok := x.Body.(*Envelope_KeyStored); ok {
@@ -583,10 +573,6 @@ type Envelope_Bundle struct {
 	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
 }
 
-type Envelope_BundleHeld struct {
-	BundleHeld *BundleHeld `protobuf:"bytes,46,opt,name=bundle_held,json=bundleHeld,proto3,oneof"`
-}
-
 type Envelope_KeyStored struct {
 	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
 }
@@ -646,8 +632,6 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
 func (*Envelope_Bundle) isEnvelope_Body() {}
-
-func (*Envelope_BundleHeld) isEnvelope_Body() {}
 
 func (*Envelope_KeyStored) isEnvelope_Body() {}
 
@@ -2519,6 +2503,7 @@ type Readings struct {
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2612,6 +2597,13 @@ func (x *Readings) GetRuntime() string {
 func (x *Readings) GetClockOffNs() int64 {
 	if x != nil {
 		return x.ClockOffNs
+	}
+	return 0
+}
+
+func (x *Readings) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
 	}
 	return 0
 }
@@ -2924,50 +2916,6 @@ func (x *Bundle) GetRenew() bool {
 	return false
 }
 
-type BundleHeld struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *BundleHeld) Reset() {
-	*x = BundleHeld{}
-	mi := &file_wire_proto_msgTypes[31]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *BundleHeld) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*BundleHeld) ProtoMessage() {}
-
-func (x *BundleHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use BundleHeld.ProtoReflect.Descriptor instead.
-func (*BundleHeld) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
-}
-
-func (x *BundleHeld) GetVersion() uint64 {
-	if x != nil {
-		return x.Version
-	}
-	return 0
-}
-
 type KeyStored struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2976,7 +2924,7 @@ type KeyStored struct {
 
 func (x *KeyStored) Reset() {
 	*x = KeyStored{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +2936,7 @@ func (x *KeyStored) String() string {
 func (*KeyStored) ProtoMessage() {}
 
 func (x *KeyStored) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +2949,7 @@ func (x *KeyStored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
 func (*KeyStored) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 type LogsRequest struct {
@@ -3017,7 +2965,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +2977,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +2990,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3090,7 +3038,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3050,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3063,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3140,7 +3088,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3100,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3113,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 type Led struct {
@@ -3177,7 +3125,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3137,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3150,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3220,7 +3168,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3180,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3193,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 type RelayHello struct {
@@ -3258,7 +3206,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3218,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3231,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3311,7 +3259,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3271,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3284,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3369,7 +3317,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3381,7 +3329,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3394,7 +3342,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3427,7 +3375,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3387,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3400,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3570,7 +3518,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +3530,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +3543,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SessionUp) GetKey() string {
@@ -3671,7 +3619,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3631,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +3644,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3722,7 +3670,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +3682,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +3695,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3762,7 +3710,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xf1\t\n" +
+	"wire.proto\x12\vtender.wire\"\xb5\t\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3780,9 +3728,7 @@ const file_wire_proto_rawDesc = "" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
 	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
-	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x12:\n" +
-	"\vbundle_held\x18. \x01(\v2\x17.tender.wire.BundleHeldH\x00R\n" +
-	"bundleHeld\x127\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x127\n" +
 	"\n" +
 	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
 	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
@@ -3970,7 +3916,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\x9f\x02\n" +
+	" \x01(\tR\x06reason\"\xc6\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3983,7 +3929,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
 	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
 	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
-	"clockOffNs\"\xa9\x01\n" +
+	"clockOffNs\x12%\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -4005,10 +3952,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x06Bundle\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
 	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
-	"\x05renew\x18\x03 \x01(\bR\x05renew\"&\n" +
-	"\n" +
-	"BundleHeld\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\v\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"\v\n" +
 	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
@@ -4111,7 +4055,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -4147,23 +4091,22 @@ var file_wire_proto_goTypes = []any{
 	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
 	(*Certificate)(nil),  // 32: tender.wire.Certificate
 	(*Bundle)(nil),       // 33: tender.wire.Bundle
-	(*BundleHeld)(nil),   // 34: tender.wire.BundleHeld
-	(*KeyStored)(nil),    // 35: tender.wire.KeyStored
-	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
-	(*Led)(nil),          // 39: tender.wire.Led
-	(*Ask)(nil),          // 40: tender.wire.Ask
-	(*RelayHello)(nil),   // 41: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 42: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 43: tender.wire.Relay
-	(*Relayed)(nil),      // 44: tender.wire.Relayed
-	(*SessionUp)(nil),    // 45: tender.wire.SessionUp
-	(*SessionClose)(nil), // 46: tender.wire.SessionClose
-	(*Through)(nil),      // 47: tender.wire.Through
-	nil,                  // 48: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 49: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 50: tender.wire.Check.EnvEntry
+	(*KeyStored)(nil),    // 34: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 35: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 36: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 37: tender.wire.LogEnd
+	(*Led)(nil),          // 38: tender.wire.Led
+	(*Ask)(nil),          // 39: tender.wire.Ask
+	(*RelayHello)(nil),   // 40: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 41: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 42: tender.wire.Relay
+	(*Relayed)(nil),      // 43: tender.wire.Relayed
+	(*SessionUp)(nil),    // 44: tender.wire.SessionUp
+	(*SessionClose)(nil), // 45: tender.wire.SessionClose
+	(*Through)(nil),      // 46: tender.wire.Through
+	nil,                  // 47: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 48: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 49: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4178,60 +4121,59 @@ var file_wire_proto_depIdxs = []int32{
 	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
 	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
 	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	36, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	37, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	38, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	35, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	36, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	37, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
 	33, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
-	34, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
-	35, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	39, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	40, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	43, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	41, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	42, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	47, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
-	26, // 24: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 25: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 26: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 27: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	48, // 28: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	49, // 29: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 30: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 31: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 32: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	50, // 33: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 34: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 35: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 36: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 37: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 38: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 39: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 40: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 41: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 42: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 43: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 44: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 45: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 46: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 47: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 48: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 49: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 50: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 51: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	44, // 52: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	45, // 53: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	26, // 54: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	21, // 55: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	7,  // 56: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	28, // 57: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	25, // 58: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	8,  // 59: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	46, // 60: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	34, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	38, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	39, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	42, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	40, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	41, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	46, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	26, // 23: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	9,  // 24: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	10, // 25: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	13, // 26: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	47, // 27: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	48, // 28: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	11, // 29: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	11, // 30: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	12, // 31: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	49, // 32: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	14, // 33: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	17, // 34: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	15, // 35: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	16, // 36: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	16, // 37: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	18, // 38: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	14, // 39: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	19, // 40: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	21, // 41: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	22, // 42: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 43: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 44: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	23, // 45: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	25, // 46: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	13, // 47: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	27, // 48: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 49: tender.wire.Device.health:type_name -> tender.wire.Health
+	29, // 50: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	43, // 51: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	44, // 52: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	26, // 53: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	21, // 54: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	7,  // 55: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	28, // 56: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	25, // 57: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	8,  // 58: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	45, // 59: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4256,7 +4198,6 @@ func file_wire_proto_init() {
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
 		(*Envelope_Bundle)(nil),
-		(*Envelope_BundleHeld)(nil),
 		(*Envelope_KeyStored)(nil),
 		(*Envelope_Led)(nil),
 		(*Envelope_Ask)(nil),
@@ -4271,7 +4212,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   48,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
