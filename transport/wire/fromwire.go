@@ -28,7 +28,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		m := b.Refusal
 		return Refusal{Code: RefusalCode(m.Code), Text: m.Text, Leader: m.Leader, RetryAfter: time.Duration(m.RetryAfterNs)}, nil
 	case *pb.Envelope_Pull:
-		return Pull{Term: b.Pull.Term, Generation: b.Pull.Generation, Full: b.Pull.Full}, nil
+		return Pull{Term: b.Pull.Term, Generation: b.Pull.Generation, Full: b.Pull.Full, Stamp: b.Pull.Stamp, CaughtUp: b.Pull.CaughtUp}, nil
 	case *pb.Envelope_Desired:
 		return DesiredSet{desiredFrom(b.Desired)}, nil
 	case *pb.Envelope_Report:
@@ -66,7 +66,7 @@ func timeFrom(ns int64) time.Time {
 }
 
 func desiredFrom(d *pb.Desired) fleet.Desired {
-	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full}
+	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo}
 	if len(d.Assignments) > 0 {
 		out.Assignments = make([]fleet.Assignment, len(d.Assignments))
 	}
@@ -87,7 +87,7 @@ func specFrom(s *pb.TaskSpec) fleet.TaskSpec {
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: fleet.Network(s.Network), PIDs: s.Pids, KillGrace: time.Duration(s.KillGraceNs), Labels: s.Labels,
 		Health: checkFrom(s.Health), Check: checkFrom(s.Check), MaxCompletion: time.Duration(s.MaxCompletionNs),
-		Limits: limitsFrom(s.Limits),
+		Limits: limitsFrom(s.Limits), Restart: restartFrom(s.Restart), Disconnect: disconnectFrom(s.Disconnect), Exclusive: s.Exclusive,
 	}
 }
 
@@ -103,7 +103,7 @@ func updatesFrom(us []*pb.StatusUpdate) []fleet.StatusUpdate {
 				Task: fleet.TaskID(s.Task), State: fleet.TaskState(s.State), Time: timeFrom(s.TimeNs),
 				Message: s.Message, Reason: fleet.Reason(s.Reason),
 				ExitCode: int(s.ExitCode), Signal: int(s.Signal), OOM: s.Oom,
-				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check),
+				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check), Restarts: int(s.Restarts),
 			}
 		}
 	}

@@ -784,6 +784,8 @@ type Pull struct {
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Full          bool                   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
+	Stamp         uint64                 `protobuf:"varint,4,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	CaughtUp      bool                   `protobuf:"varint,5,opt,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -839,6 +841,20 @@ func (x *Pull) GetFull() bool {
 	return false
 }
 
+func (x *Pull) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *Pull) GetCaughtUp() bool {
+	if x != nil {
+		return x.CaughtUp
+	}
+	return false
+}
+
 type Desired struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
@@ -846,6 +862,7 @@ type Desired struct {
 	Base          uint64                 `protobuf:"varint,3,opt,name=base,proto3" json:"base,omitempty"`
 	Full          bool                   `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
 	Assignments   []*Assignment          `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Echo          uint64                 `protobuf:"varint,6,opt,name=echo,proto3" json:"echo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -913,6 +930,13 @@ func (x *Desired) GetAssignments() []*Assignment {
 		return x.Assignments
 	}
 	return nil
+}
+
+func (x *Desired) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
+	}
+	return 0
 }
 
 type Assignment struct {
@@ -1016,6 +1040,9 @@ type TaskSpec struct {
 	Check           *Check                 `protobuf:"bytes,13,opt,name=check,proto3" json:"check,omitempty"`
 	MaxCompletionNs int64                  `protobuf:"varint,14,opt,name=max_completion_ns,json=maxCompletionNs,proto3" json:"max_completion_ns,omitempty"`
 	Limits          *Limits                `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`
+	Restart         *Restart               `protobuf:"bytes,16,opt,name=restart,proto3" json:"restart,omitempty"`
+	Disconnect      *Disconnect            `protobuf:"bytes,17,opt,name=disconnect,proto3" json:"disconnect,omitempty"`
+	Exclusive       bool                   `protobuf:"varint,18,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1155,6 +1182,163 @@ func (x *TaskSpec) GetLimits() *Limits {
 	return nil
 }
 
+func (x *TaskSpec) GetRestart() *Restart {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetDisconnect() *Disconnect {
+	if x != nil {
+		return x.Disconnect
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+type Restart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attempts      int64                  `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	IntervalNs    int64                  `protobuf:"varint,2,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"`
+	DelayNs       int64                  `protobuf:"varint,3,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
+	Mode          string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restart) Reset() {
+	*x = Restart{}
+	mi := &file_wire_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restart) ProtoMessage() {}
+
+func (x *Restart) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restart.ProtoReflect.Descriptor instead.
+func (*Restart) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Restart) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Restart) GetIntervalNs() int64 {
+	if x != nil {
+		return x.IntervalNs
+	}
+	return 0
+}
+
+func (x *Restart) GetDelayNs() int64 {
+	if x != nil {
+		return x.DelayNs
+	}
+	return 0
+}
+
+func (x *Restart) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type Disconnect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StopAfterNs   int64                  `protobuf:"varint,1,opt,name=stop_after_ns,json=stopAfterNs,proto3" json:"stop_after_ns,omitempty"`
+	LostAfterNs   int64                  `protobuf:"varint,2,opt,name=lost_after_ns,json=lostAfterNs,proto3" json:"lost_after_ns,omitempty"`
+	Replace       bool                   `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	Reconcile     string                 `protobuf:"bytes,4,opt,name=reconcile,proto3" json:"reconcile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disconnect) Reset() {
+	*x = Disconnect{}
+	mi := &file_wire_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disconnect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disconnect) ProtoMessage() {}
+
+func (x *Disconnect) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disconnect.ProtoReflect.Descriptor instead.
+func (*Disconnect) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Disconnect) GetStopAfterNs() int64 {
+	if x != nil {
+		return x.StopAfterNs
+	}
+	return 0
+}
+
+func (x *Disconnect) GetLostAfterNs() int64 {
+	if x != nil {
+		return x.LostAfterNs
+	}
+	return 0
+}
+
+func (x *Disconnect) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *Disconnect) GetReconcile() string {
+	if x != nil {
+		return x.Reconcile
+	}
+	return ""
+}
+
 type Check struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Kind                string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -1175,7 +1359,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1371,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1384,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Check) GetKind() string {
@@ -1298,7 +1482,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1494,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1507,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Limits) GetCpus() int64 {
@@ -1352,7 +1536,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1548,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1561,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Resources) GetFlat() *Flat {
@@ -1410,7 +1594,7 @@ type Flat struct {
 
 func (x *Flat) Reset() {
 	*x = Flat{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1606,7 @@ func (x *Flat) String() string {
 func (*Flat) ProtoMessage() {}
 
 func (x *Flat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1619,7 @@ func (x *Flat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flat.ProtoReflect.Descriptor instead.
 func (*Flat) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Flat) GetCpus() int64 {
@@ -1497,7 +1681,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1693,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1706,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1549,7 +1733,7 @@ type Amount struct {
 
 func (x *Amount) Reset() {
 	*x = Amount{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1745,7 @@ func (x *Amount) String() string {
 func (*Amount) ProtoMessage() {}
 
 func (x *Amount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1758,7 @@ func (x *Amount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Amount.ProtoReflect.Descriptor instead.
 func (*Amount) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Amount) GetName() string {
@@ -1603,7 +1787,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1799,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1812,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Part) GetRevocable() bool {
@@ -1664,7 +1848,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1860,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1873,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Reservation) GetRole() string {
@@ -1730,7 +1914,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1926,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1939,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Label) GetKey() string {
@@ -1781,7 +1965,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +1977,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +1990,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -1827,7 +2011,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2023,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2036,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -1888,13 +2072,14 @@ type Status struct {
 	Oom           bool                   `protobuf:"varint,8,opt,name=oom,proto3" json:"oom,omitempty"`
 	Health        TaskHealth             `protobuf:"varint,9,opt,name=health,proto3,enum=tender.wire.TaskHealth" json:"health,omitempty"`
 	Check         *CheckResult           `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
+	Restarts      int64                  `protobuf:"varint,11,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2091,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2104,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Status) GetTask() string {
@@ -1992,6 +2177,13 @@ func (x *Status) GetCheck() *CheckResult {
 	return nil
 }
 
+func (x *Status) GetRestarts() int64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 type CheckResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -2005,7 +2197,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2209,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2222,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CheckResult) GetKind() string {
@@ -2077,7 +2269,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2281,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2294,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -2123,7 +2315,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2327,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2340,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ack) GetTask() string {
@@ -2182,7 +2374,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2386,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2399,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -2242,7 +2434,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2446,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2459,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Device) GetUuid() string {
@@ -2356,7 +2548,7 @@ type Readings struct {
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2560,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2573,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -2453,7 +2645,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2657,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2670,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2526,7 +2718,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2730,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2743,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Goaway) GetText() string {
@@ -2577,7 +2769,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2781,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2794,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -2623,7 +2815,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2827,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2840,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2685,7 +2877,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2889,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2902,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2758,7 +2950,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +2962,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +2975,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -2808,7 +3000,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3012,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3025,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -2888,13 +3080,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\x12$\n" +
-	"\x0eretry_after_ns\x18\x04 \x01(\x03R\fretryAfterNs\"N\n" +
+	"\x0eretry_after_ns\x18\x04 \x01(\x03R\fretryAfterNs\"\x81\x01\n" +
 	"\x04Pull\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x12\n" +
-	"\x04full\x18\x03 \x01(\bR\x04full\"\xa0\x01\n" +
+	"\x04full\x18\x03 \x01(\bR\x04full\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\x12\x1b\n" +
+	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xb4\x01\n" +
 	"\aDesired\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
@@ -2902,7 +3096,8 @@ const file_wire_proto_rawDesc = "" +
 	"generation\x12\x12\n" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x12\n" +
 	"\x04full\x18\x04 \x01(\bR\x04full\x129\n" +
-	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\"\xcb\x01\n" +
+	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\x12\x12\n" +
+	"\x04echo\x18\x06 \x01(\x04R\x04echo\"\xcb\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12)\n" +
@@ -2910,7 +3105,7 @@ const file_wire_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x01(\v2\x16.tender.wire.ResourcesR\tresources\x12\x12\n" +
 	"\x04kill\x18\x04 \x01(\bR\x04kill\x12\"\n" +
 	"\rkill_grace_ns\x18\x05 \x01(\x03R\vkillGraceNs\x12\x10\n" +
-	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\xfb\x04\n" +
+	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\x82\x06\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -2927,13 +3122,30 @@ const file_wire_proto_rawDesc = "" +
 	"\x06health\x18\f \x01(\v2\x12.tender.wire.CheckR\x06health\x12(\n" +
 	"\x05check\x18\r \x01(\v2\x12.tender.wire.CheckR\x05check\x12*\n" +
 	"\x11max_completion_ns\x18\x0e \x01(\x03R\x0fmaxCompletionNs\x12+\n" +
-	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x1a6\n" +
+	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x12.\n" +
+	"\arestart\x18\x10 \x01(\v2\x14.tender.wire.RestartR\arestart\x127\n" +
+	"\n" +
+	"disconnect\x18\x11 \x01(\v2\x17.tender.wire.DisconnectR\n" +
+	"disconnect\x12\x1c\n" +
+	"\texclusive\x18\x12 \x01(\bR\texclusive\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"u\n" +
+	"\aRestart\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\x03R\battempts\x12\x1f\n" +
+	"\vinterval_ns\x18\x02 \x01(\x03R\n" +
+	"intervalNs\x12\x19\n" +
+	"\bdelay_ns\x18\x03 \x01(\x03R\adelayNs\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\"\x8c\x01\n" +
+	"\n" +
+	"Disconnect\x12\"\n" +
+	"\rstop_after_ns\x18\x01 \x01(\x03R\vstopAfterNs\x12\"\n" +
+	"\rlost_after_ns\x18\x02 \x01(\x03R\vlostAfterNs\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\x12\x1c\n" +
+	"\treconcile\x18\x04 \x01(\tR\treconcile\"\xa1\x03\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12-\n" +
@@ -2990,7 +3202,7 @@ const file_wire_proto_rawDesc = "" +
 	"\fStatusUpdate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12+\n" +
-	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xbd\x02\n" +
+	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xd9\x02\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.tender.wire.TaskStateR\x05state\x12\x17\n" +
@@ -3002,7 +3214,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x03oom\x18\b \x01(\bR\x03oom\x12/\n" +
 	"\x06health\x18\t \x01(\x0e2\x17.tender.wire.TaskHealthR\x06health\x12.\n" +
 	"\x05check\x18\n" +
-	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\"\x93\x01\n" +
+	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\x12\x1a\n" +
+	"\brestarts\x18\v \x01(\x03R\brestarts\"\x93\x01\n" +
 	"\vCheckResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1b\n" +
@@ -3113,7 +3326,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -3126,34 +3339,36 @@ var file_wire_proto_goTypes = []any{
 	(*Desired)(nil),      // 8: tender.wire.Desired
 	(*Assignment)(nil),   // 9: tender.wire.Assignment
 	(*TaskSpec)(nil),     // 10: tender.wire.TaskSpec
-	(*Check)(nil),        // 11: tender.wire.Check
-	(*Limits)(nil),       // 12: tender.wire.Limits
-	(*Resources)(nil),    // 13: tender.wire.Resources
-	(*Flat)(nil),         // 14: tender.wire.Flat
-	(*PortRange)(nil),    // 15: tender.wire.PortRange
-	(*Amount)(nil),       // 16: tender.wire.Amount
-	(*Part)(nil),         // 17: tender.wire.Part
-	(*Reservation)(nil),  // 18: tender.wire.Reservation
-	(*Label)(nil),        // 19: tender.wire.Label
-	(*Report)(nil),       // 20: tender.wire.Report
-	(*StatusUpdate)(nil), // 21: tender.wire.StatusUpdate
-	(*Status)(nil),       // 22: tender.wire.Status
-	(*CheckResult)(nil),  // 23: tender.wire.CheckResult
-	(*Acks)(nil),         // 24: tender.wire.Acks
-	(*Ack)(nil),          // 25: tender.wire.Ack
-	(*Capacity)(nil),     // 26: tender.wire.Capacity
-	(*Device)(nil),       // 27: tender.wire.Device
-	(*Readings)(nil),     // 28: tender.wire.Readings
-	(*GPUReading)(nil),   // 29: tender.wire.GPUReading
-	(*Goaway)(nil),       // 30: tender.wire.Goaway
-	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 32: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 33: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 34: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 35: tender.wire.LogEnd
-	nil,                  // 36: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 37: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 38: tender.wire.Check.EnvEntry
+	(*Restart)(nil),      // 11: tender.wire.Restart
+	(*Disconnect)(nil),   // 12: tender.wire.Disconnect
+	(*Check)(nil),        // 13: tender.wire.Check
+	(*Limits)(nil),       // 14: tender.wire.Limits
+	(*Resources)(nil),    // 15: tender.wire.Resources
+	(*Flat)(nil),         // 16: tender.wire.Flat
+	(*PortRange)(nil),    // 17: tender.wire.PortRange
+	(*Amount)(nil),       // 18: tender.wire.Amount
+	(*Part)(nil),         // 19: tender.wire.Part
+	(*Reservation)(nil),  // 20: tender.wire.Reservation
+	(*Label)(nil),        // 21: tender.wire.Label
+	(*Report)(nil),       // 22: tender.wire.Report
+	(*StatusUpdate)(nil), // 23: tender.wire.StatusUpdate
+	(*Status)(nil),       // 24: tender.wire.Status
+	(*CheckResult)(nil),  // 25: tender.wire.CheckResult
+	(*Acks)(nil),         // 26: tender.wire.Acks
+	(*Ack)(nil),          // 27: tender.wire.Ack
+	(*Capacity)(nil),     // 28: tender.wire.Capacity
+	(*Device)(nil),       // 29: tender.wire.Device
+	(*Readings)(nil),     // 30: tender.wire.Readings
+	(*GPUReading)(nil),   // 31: tender.wire.GPUReading
+	(*Goaway)(nil),       // 32: tender.wire.Goaway
+	(*RenewRequest)(nil), // 33: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 34: tender.wire.Certificate
+	(*LogsRequest)(nil),  // 35: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 36: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 37: tender.wire.LogEnd
+	nil,                  // 38: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 39: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 40: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -3161,49 +3376,51 @@ var file_wire_proto_depIdxs = []int32{
 	6,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
 	7,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
 	8,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	20, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	24, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	26, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	28, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	33, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	34, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	35, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	26, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	22, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	26, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	28, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	30, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	32, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	33, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	34, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	35, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	36, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	37, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	28, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
 	9,  // 16: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
 	10, // 17: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	36, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	37, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 21: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 22: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 23: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	38, // 24: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 25: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 26: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 27: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 28: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 29: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 30: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 31: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 32: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 33: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 34: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 35: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 36: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 37: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 38: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 39: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 40: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 41: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 42: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	15, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	38, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	39, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	13, // 21: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	13, // 22: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	14, // 23: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	11, // 24: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
+	12, // 25: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
+	40, // 26: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	16, // 27: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	19, // 28: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	17, // 29: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	18, // 30: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	18, // 31: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	20, // 32: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	16, // 33: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	21, // 34: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	23, // 35: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	24, // 36: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 37: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 38: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	25, // 39: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	27, // 40: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	15, // 41: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	29, // 42: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 43: tender.wire.Device.health:type_name -> tender.wire.Health
+	31, // 44: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -3234,7 +3451,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
