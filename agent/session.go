@@ -170,7 +170,7 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	a.link = l
 	a.mu.Unlock()
 	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "term", welcome.Term)
-	a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+	a.emit(ctx, lifecycle.Connected{Term: welcome.Term, Plain: welcome.Capability < stampsSince})
 	if a.cfg.Ready != nil {
 		a.ready.Do(a.cfg.Ready)
 	}
@@ -364,7 +364,7 @@ func (l *link) take() []wire.Message {
 		out = append(out, wire.Report{Updates: chunk})
 	}
 	if l.pull != nil {
-		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
+		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full, Stamp: l.pull.Stamp, CaughtUp: l.pull.CaughtUp})
 	}
 	l.capacity, l.reports, l.pull = nil, nil, nil
 	return out

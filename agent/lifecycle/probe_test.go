@@ -296,6 +296,9 @@ func TestCountingFailures(t *testing.T) {
 		row, succeeded, health := 0, false, fleet.TaskHealthUnknown
 		for i := range rapid.IntRange(1, 30).Draw(r, "checks") {
 			b.pass(5)
+			if len(b.records["t"].Reports.Pending) > 0 {
+				b.ack("t", 1) // or the window is full at some time
+			}
 			b.log = nil
 			kind := rapid.SampledFrom([]string{"success", "failure", "unable"}).Draw(r, "result")
 			told := fleet.TaskHealthUnknown

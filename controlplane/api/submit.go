@@ -69,7 +69,7 @@ func submission(in client.Submit) (state.Submit, error) {
 	}
 	for _, err := range []error{
 		fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need), fleet.CheckTaskLimits(c.Spec.Limits, need.CPUs, need.Mem),
-		fleet.CheckStanding(c.Standing),
+		fleet.CheckStanding(c.Standing), fleet.CheckPlace(c.Spec, need),
 	} {
 		if err != nil {
 			return c, err

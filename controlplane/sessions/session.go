@@ -218,7 +218,7 @@ func (s *session) read(control *wire.Conn) error {
 		case wire.Readings:
 			s.queue(wire.Acks{}) // lets the agent know that the replica lives
 		case wire.Pull:
-			s.emit(leader.Pull{Agent: s.id, Session: s.number, Generation: msg.Generation, Full: msg.Full})
+			s.emit(leader.Pull{Agent: s.id, Session: s.number, Generation: msg.Generation, Full: msg.Full, Stamp: msg.Stamp, CaughtUp: msg.CaughtUp})
 		case wire.Report:
 			s.emit(leader.Report{Agent: s.id, Session: s.number, Updates: msg.Updates})
 		case wire.CapacityChanged:

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,12 +19,13 @@ type agentSim struct {
 
 	core     *lifecycle.Agent // nil while the process is down
 	life     int              // counts processes
+	boots    int              // counts lives of the machine
 	session  uint64           // 0 while disconnected
 	sessions uint64
 
 	// The disk: what Save, SaveHead and Forget made durable.
 	records          map[fleet.TaskID]lifecycle.Record
-	term, generation uint64
+	head lifecycle.Head
 
 	// The machine: containers outlive the agent's process, but not a reboot.
 	containers map[fleet.TaskID]*container
@@ -42,7 +44,7 @@ func (a *agentSim) boot() {
 	for _, id := range slices.Sorted(maps.Keys(a.records)) {
 		records = append(records, a.records[id])
 	}
-	a.core = lifecycle.New(records, a.term, a.generation)
+	a.core = lifecycle.New(records, a.head, a.bootID())
 	a.w.logf("%s boots with %d records, %d containers", a.id, len(records), len(a.containers))
 	a.step(lifecycle.Recovered{Held: slices.Sorted(maps.Keys(a.containers))})
 	a.tickLater(a.life)
@@ -71,6 +73,7 @@ func (a *agentSim) crash(reboot bool) {
 		a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: s}) })
 	}
 	if reboot {
+		a.boots++
 		for _, c := range a.containers {
 			c.running = false // the container stays, its process and status are gone
 		}
@@ -129,7 +132,7 @@ func (a *agentSim) step(ev lifecycle.Event) {
 		case lifecycle.Save:
 			a.records[act.Record.Assignment.Task] = clone(act.Record)
 		case lifecycle.SaveHead:
-			a.term, a.generation = act.Term, act.Generation
+			a.head = act.Head
 		case lifecycle.Forget:
 			delete(a.records, act.Task)
 		}
@@ -173,11 +176,11 @@ func (a *agentSim) perform(act lifecycle.Action) {
 	case lifecycle.Remove:
 		w.after(w.between(time.Millisecond, 50*time.Millisecond), alive(func() {
 			delete(a.containers, act.Task)
-			a.step(lifecycle.Removed(act))
+			a.step(lifecycle.Removed{Task: act.Task})
 		}))
 	case lifecycle.Pull:
 		w.send(func() {
-			w.trio.step(leader.Pull{Agent: a.id, Session: session, Generation: act.Generation, Full: act.Full})
+			w.trio.step(leader.Pull{Agent: a.id, Session: session, Generation: act.Generation, Full: act.Full, Stamp: act.Stamp, CaughtUp: act.CaughtUp})
 		})
 	case lifecycle.Report:
 		w.send(func() { w.trio.step(leader.Report{Agent: a.id, Session: session, Updates: act.Updates}) })
@@ -245,3 +248,6 @@ func (a *agentSim) wait(id fleet.TaskID) {
 		}
 	})
 }
+
+// bootID tells the lives of the machine apart.
+func (a *agentSim) bootID() string { return fmt.Sprintf("%s/%d", a.id, a.boots) }
