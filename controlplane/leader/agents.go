@@ -55,7 +55,7 @@ func (l *Leader) agentUp(now time.Time, ev AgentUp) {
 	if a.session != 0 {
 		l.do(Disconnect{ev.Agent, a.session, CauseReplaced})
 	}
-	a.session, a.pull = ev.Session, nil
+	a.session, a.pull, a.since, a.caughtUp = ev.Session, nil, now, false
 	if !rec.Capacity.Equal(ev.Capacity) || rec.Hostname != ev.Hostname {
 		l.proposeCapacity(now, ev.Agent, ev.Hostname, ev.Capacity)
 	}
@@ -105,6 +105,7 @@ func (l *Leader) pulled(ev Pull) {
 		return
 	}
 	a.pull = &ev
+	l.heard(ev)
 	if !ev.Full && ev.Generation <= l.st.Agents[ev.Agent].Generation {
 		// What it holds it does not lose, save with its disk: see answer.
 		n := 0
@@ -114,13 +115,14 @@ func (l *Leader) pulled(ev Pull) {
 		a.changes, a.base = a.changes[n:], max(a.base, ev.Generation)
 	}
 	l.answer(ev.Agent)
+	l.echo(ev)
 }
 
 // answer sends an agent what differs from the generation it holds, once it
 // has asked and something does.
 func (l *Leader) answer(id fleet.AgentID) {
 	a, rec := l.agents[id], l.st.Agents[id]
-	if a.pull == nil || a.session == 0 {
+	if a.pull == nil || a.session == 0 || len(l.off.held[id]) > 0 {
 		return
 	}
 	held := a.pull.Generation
@@ -130,7 +132,7 @@ func (l *Leader) answer(id fleet.AgentID) {
 	if !full && held == rec.Generation {
 		return
 	}
-	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full}
+	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full, Echo: a.pull.Stamp}
 	if full || held < a.base {
 		for _, t := range state.SortedKeys(a.tasks) {
 			if task := l.st.Tasks[t]; full || task.Generation > held {

@@ -10,6 +10,7 @@ import (
 // committed follows one command that the trio has agreed on and that this
 // leader's copy has just applied.
 func (l *Leader) committed(c state.Command, r state.Result) {
+	l.follow(c, r)
 	switch {
 	case c.Observe != nil:
 		l.observed(c.Observe, r)
@@ -194,7 +195,7 @@ func (l *Leader) revoked(id fleet.AgentID) {
 	l.rescindAgent(id)
 	if a.session != 0 {
 		l.do(Disconnect{id, a.session, CauseRevoked})
-		a.session, a.pull = 0, nil
+		a.session, a.pull, a.away = 0, nil, l.now
 	}
 	l.refreshAgent(id)
 }

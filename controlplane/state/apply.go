@@ -79,6 +79,8 @@ func (s *State) apply(c *Command) Result {
 		return s.gone(c.Time, c.MarkGone.Agent)
 	case c.SetMaintenance != nil:
 		return s.maintain(c.SetMaintenance)
+	case c.Replace != nil:
+		return s.replace(c.Time, c.Replace)
 	default:
 		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
 	}
@@ -335,7 +337,7 @@ func (s *State) reach(now time.Time, c *Reach) Result {
 			t.State = fleet.TaskUnreachable
 			t.History = appendHistory(t.History, fleet.Status{
 				Task: id, State: fleet.TaskUnreachable, Time: now, ExitCode: -1,
-				Message: "the agent does not answer", Reason: fleet.ReasonAgentLost,
+				Message: t.awayText(), Reason: fleet.ReasonAgentLost,
 			})
 		}
 		s.Tasks[id] = &t

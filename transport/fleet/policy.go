@@ -93,14 +93,16 @@ type Disconnect struct {
 	Reconcile Reconcile
 }
 
-// Reconcile chooses between a task whose agent is back and its replacement. A
-// task that has ended otherwise than by finishing is never the one to keep.
+// Reconcile chooses between a task whose agent is back and its replacement,
+// once the agent has told all that happened meanwhile. A task that has ended
+// otherwise than by finishing is never the one to keep, nor is one that still
+// waits for its place while another has one.
 type Reconcile string
 
 const (
-	// ReconcileBest keeps the healthier one, then the one that is further on
-	// its way (finished, running, starting, waiting), then the one that runs
-	// longer.
+	// ReconcileBest keeps the one that has finished, else the healthier one,
+	// else the one that is further on its way (running, starting), else the one
+	// that the control plane saw running first.
 	ReconcileBest Reconcile = "best"
 	// ReconcileOriginal and ReconcileReplacement keep the one that they name.
 	ReconcileOriginal    Reconcile = "keep_original"
