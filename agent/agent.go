@@ -90,7 +90,7 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
-	seen     sync.Once // closes looked
+	seen     sync.Once      // closes looked
 	meter    capacity.Meter // used by one session at a time
 }
 

@@ -25,7 +25,7 @@ func record(id fleet.TaskID) lifecycle.Record {
 		Phase: lifecycle.Ended, Freed: true, Acked: 9,
 		Running: time.Date(2026, 5, 6, 7, 0, 0, 1, time.UTC), Health: fleet.TaskUnhealthy,
 		Checked: fleet.CheckResult{Kind: fleet.CheckHTTP, Known: true, StatusCode: 503},
-		Boot: "b", Restarts: 3, Tried: 2, Window: time.Date(2026, 5, 6, 7, 1, 0, 0, time.UTC), Next: time.Date(2026, 5, 6, 7, 2, 0, 0, time.UTC),
+		Boot:    "b", Restarts: 3, Tried: 2, Window: time.Date(2026, 5, 6, 7, 1, 0, 0, time.UTC), Next: time.Date(2026, 5, 6, 7, 2, 0, 0, time.UTC),
 		Since: time.Date(2026, 5, 6, 7, 0, 30, 0, time.UTC), Ailing: "its health check failed",
 		Verdict: lifecycle.Verdict{State: fleet.TaskFailed, Reason: fleet.ReasonMaxCompletion, Text: "too long"},
 	}

@@ -210,13 +210,13 @@ type Agent struct {
 	boot       string
 	contact
 	spool
-	tasks      map[fleet.TaskID]*task
-	orphans    map[fleet.TaskID]bool // containers without a record
-	connected  bool
-	synced     bool // a full set has been seen since the process began, or a generation is held
-	pulled     time.Time
-	behind     int // tasks with updates from before the session
-	acts       []Action
+	tasks     map[fleet.TaskID]*task
+	orphans   map[fleet.TaskID]bool // containers without a record
+	connected bool
+	synced    bool // a full set has been seen since the process began, or a generation is held
+	pulled    time.Time
+	behind    int // tasks with updates from before the session
+	acts      []Action
 }
 
 // pullEvery is how often the desired set is pulled when no answer came: an
