@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,8 @@ type Config struct {
 	// Offer limits what is given to the pool; nil fields mean all there is.
 	Offer   Offer
 	Version string
+	// Boot tells this life of the machine from others; empty: as the kernel does.
+	Boot string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
 	Conn net.PacketConn
 	Log  *slog.Logger
@@ -238,7 +241,7 @@ func open(cfg Config) (*Agent, []string, error) {
 	host, _ := os.Hostname() // for people; empty is harmless
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
-		core:   lifecycle.New(records, head, capacity.BootID()),
+		core:   lifecycle.New(records, head, cmp.Or(cfg.Boot, capacity.BootID())),
 		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
 		looked: make(chan struct{}), began: time.Now(),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},

@@ -22,7 +22,9 @@ type Agent struct {
 	Exec *executor.Memory
 	// Devices are the machine's GPUs.
 	Devices gpu.Static
-	f       *Fleet
+	// Boot is the life of the machine; empty: that of this one.
+	Boot string
+	f    *Fleet
 	dir     string
 	life
 }
@@ -54,7 +56,7 @@ func (a *Agent) Start() {
 	a.f.tb.Helper()
 	cpus, mem, disk := fleet.Whole(4), fleet.Whole(4096), fleet.Whole(10_000)
 	cfg := agent.Config{
-		StateDir: a.dir, Executor: a.Exec, Devices: a.Devices, Version: "test",
+		StateDir: a.dir, Executor: a.Exec, Devices: a.Devices, Version: "test", Boot: a.Boot,
 		Offer: agent.Offer{CPUs: &cpus, Mem: &mem, Disk: &disk},
 		Logs:  tasklog.Dir(filepath.Join(a.dir, "logs")),
 		Conn:  a.f.conn(a.Addr), Log: a.f.log(string(a.ID)),
