@@ -39,7 +39,7 @@ type Dialer struct {
 
 // NewDialer binds the socket, on any free port.
 func NewDialer(cfg DialerConfig) (*Dialer, error) {
-	s, err := openSocket(cfg.Conn, ":0")
+	s, err := openSocket(cfg.Conn, ":0", dialledIDLength)
 	if err != nil {
 		return nil, err
 	}

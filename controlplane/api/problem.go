@@ -71,6 +71,8 @@ func problemOf(err error) *client.Problem {
 		return client.NewProblem(code, no.Next, "%s", no.Text)
 	case errors.As(err, &re):
 		return client.NewProblem(client.CodeNotLeader, "ask the leader", "this replica does not lead; replica %s at %s does", re.leader, re.addr)
+	case errors.Is(err, registrar.ErrDiskFull):
+		return client.NewProblem(client.CodeNoLeader, "try again shortly; if it happens again, make space on the disks of the replicas: tender replica ls", "%v", err)
 	case errors.As(err, &follow):
 		return client.NewProblem(client.CodeNoLeader, "try again shortly", "%v", follow)
 	case errors.As(err, &refused):

@@ -70,6 +70,8 @@ func (a *Agent) config() agent.Config {
 		Logs:  tasklog.Dir(filepath.Join(a.dir, "logs")),
 		Now:   a.f.now(),
 		Conn:  a.f.conn(a.Addr), Log: a.f.log(string(a.ID)),
+		// In a bubble hours of the machine pass at once: its own readings would jump.
+		Meter: func(_ string, r *fleet.Readings) { r.CPUPercent, r.FreeMemMB, r.FreeDiskMB = 5, 4096, 10_000 },
 	}
 	if a.f.TuneAgent != nil {
 		a.f.TuneAgent(&cfg)

@@ -60,7 +60,7 @@ func spawn(owner, t testing.TB, name, path string, args ...string) *Process {
 	owner.Cleanup(func() {
 		p.Stop(owner)
 		if owner.Failed() {
-			owner.Logf("the end of the log of %s:\n%s", name, p.out.tail(12<<10))
+			owner.Logf("the end of the log of %s:\n%s", name, p.out.tail(128<<10))
 		}
 	})
 	return p

@@ -248,6 +248,8 @@ type Envelope struct {
 	//	*Envelope_RelayHello
 	//	*Envelope_RelayWelcome
 	//	*Envelope_Through
+	//	*Envelope_Beat
+	//	*Envelope_Observed
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// Fills a heartbeat up; ignored by the receiver.
 	Pad           []byte `protobuf:"bytes,31,opt,name=pad,proto3" json:"pad,omitempty"`
@@ -508,6 +510,24 @@ func (x *Envelope) GetThrough() *Through {
 	return nil
 }
 
+func (x *Envelope) GetBeat() *Beat {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Beat); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetObserved() *Observed {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Observed); ok {
+			return x.Observed
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetPad() []byte {
 	if x != nil {
 		return x.Pad
@@ -615,6 +635,14 @@ type Envelope_Through struct {
 	Through *Through `protobuf:"bytes,37,opt,name=through,proto3,oneof"`
 }
 
+type Envelope_Beat struct {
+	Beat *Beat `protobuf:"bytes,40,opt,name=beat,proto3,oneof"`
+}
+
+type Envelope_Observed struct {
+	Observed *Observed `protobuf:"bytes,41,opt,name=observed,proto3,oneof"`
+}
+
 func (*Envelope_Hello) isEnvelope_Body() {}
 
 func (*Envelope_Welcome) isEnvelope_Body() {}
@@ -663,6 +691,10 @@ func (*Envelope_RelayWelcome) isEnvelope_Body() {}
 
 func (*Envelope_Through) isEnvelope_Body() {}
 
+func (*Envelope_Beat) isEnvelope_Body() {}
+
+func (*Envelope_Observed) isEnvelope_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -675,6 +707,7 @@ type Hello struct {
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
 	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	BeatNs        int64                  `protobuf:"varint,20,opt,name=beat_ns,json=beatNs,proto3" json:"beat_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +812,101 @@ func (x *Hello) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Hello) GetBeatNs() int64 {
+	if x != nil {
+		return x.BeatNs
+	}
+	return 0
+}
+
+type Beat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	EveryNs       int64                  `protobuf:"varint,1,opt,name=every_ns,json=everyNs,proto3" json:"every_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beat) Reset() {
+	*x = Beat{}
+	mi := &file_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beat) ProtoMessage() {}
+
+func (x *Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beat.ProtoReflect.Descriptor instead.
+func (*Beat) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Beat) GetEveryNs() int64 {
+	if x != nil {
+		return x.EveryNs
+	}
+	return 0
+}
+
+type Observed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addr          string                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observed) Reset() {
+	*x = Observed{}
+	mi := &file_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observed) ProtoMessage() {}
+
+func (x *Observed) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observed.ProtoReflect.Descriptor instead.
+func (*Observed) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Observed) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -795,7 +923,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +935,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +948,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{2}
+	return file_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Welcome) GetCapability() int64 {
@@ -891,7 +1019,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1031,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1044,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{3}
+	return file_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Refusal) GetCode() string {
@@ -958,7 +1086,7 @@ type Pull struct {
 
 func (x *Pull) Reset() {
 	*x = Pull{}
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1098,7 @@ func (x *Pull) String() string {
 func (*Pull) ProtoMessage() {}
 
 func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1111,7 @@ func (x *Pull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pull.ProtoReflect.Descriptor instead.
 func (*Pull) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{4}
+	return file_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Pull) GetTerm() uint64 {
@@ -1020,7 +1148,7 @@ type Desired struct {
 
 func (x *Desired) Reset() {
 	*x = Desired{}
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1160,7 @@ func (x *Desired) String() string {
 func (*Desired) ProtoMessage() {}
 
 func (x *Desired) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1173,7 @@ func (x *Desired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Desired.ProtoReflect.Descriptor instead.
 func (*Desired) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{5}
+	return file_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Desired) GetTerm() uint64 {
@@ -1097,7 +1225,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1237,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1250,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Assignment) GetTask() string {
@@ -1190,7 +1318,7 @@ type TaskSpec struct {
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1330,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1343,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskSpec) GetName() string {
@@ -1343,7 +1471,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1483,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1496,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Check) GetKind() string {
@@ -1466,7 +1594,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1606,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1619,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Limits) GetCpus() int64 {
@@ -1520,7 +1648,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1660,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1673,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Resources) GetFlat() *Flat {
@@ -1578,7 +1706,7 @@ type Flat struct {
 
 func (x *Flat) Reset() {
 	*x = Flat{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1718,7 @@ func (x *Flat) String() string {
 func (*Flat) ProtoMessage() {}
 
 func (x *Flat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1731,7 @@ func (x *Flat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flat.ProtoReflect.Descriptor instead.
 func (*Flat) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Flat) GetCpus() int64 {
@@ -1665,7 +1793,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1805,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1818,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1717,7 +1845,7 @@ type Amount struct {
 
 func (x *Amount) Reset() {
 	*x = Amount{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1857,7 @@ func (x *Amount) String() string {
 func (*Amount) ProtoMessage() {}
 
 func (x *Amount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1870,7 @@ func (x *Amount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Amount.ProtoReflect.Descriptor instead.
 func (*Amount) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Amount) GetName() string {
@@ -1771,7 +1899,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1911,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1924,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Part) GetRevocable() bool {
@@ -1832,7 +1960,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +1972,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +1985,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Reservation) GetRole() string {
@@ -1898,7 +2026,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2038,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2051,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Label) GetKey() string {
@@ -1949,7 +2077,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2089,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2102,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -1995,7 +2123,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2135,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2148,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -2062,7 +2190,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2202,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2215,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Status) GetTask() string {
@@ -2173,7 +2301,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2313,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2326,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CheckResult) GetKind() string {
@@ -2245,7 +2373,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2385,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2398,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -2291,7 +2419,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2431,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2444,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ack) GetTask() string {
@@ -2350,7 +2478,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2490,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2503,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -2410,7 +2538,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2550,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2563,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Device) GetUuid() string {
@@ -2525,7 +2653,7 @@ type Readings struct {
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2665,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2678,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -2629,7 +2757,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2769,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2782,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2702,7 +2830,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2842,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2855,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Goaway) GetText() string {
@@ -2755,7 +2883,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2895,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2908,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -2815,7 +2943,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2955,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2968,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2875,7 +3003,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3015,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3028,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Bundle) GetVersion() uint64 {
@@ -2933,7 +3061,7 @@ type BundleHeld struct {
 
 func (x *BundleHeld) Reset() {
 	*x = BundleHeld{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3073,7 @@ func (x *BundleHeld) String() string {
 func (*BundleHeld) ProtoMessage() {}
 
 func (x *BundleHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3086,7 @@ func (x *BundleHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleHeld.ProtoReflect.Descriptor instead.
 func (*BundleHeld) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BundleHeld) GetVersion() uint64 {
@@ -2976,7 +3104,7 @@ type KeyStored struct {
 
 func (x *KeyStored) Reset() {
 	*x = KeyStored{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3116,7 @@ func (x *KeyStored) String() string {
 func (*KeyStored) ProtoMessage() {}
 
 func (x *KeyStored) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3129,7 @@ func (x *KeyStored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
 func (*KeyStored) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 type LogsRequest struct {
@@ -3017,7 +3145,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3157,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3170,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3090,7 +3218,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3230,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3243,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3140,7 +3268,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3280,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3293,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 type Led struct {
@@ -3177,7 +3305,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3317,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3330,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3220,7 +3348,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3360,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3373,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 type RelayHello struct {
@@ -3258,7 +3386,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3398,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3411,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3311,7 +3439,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3451,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3464,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3369,7 +3497,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3381,7 +3509,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3394,7 +3522,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3427,7 +3555,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3567,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3580,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3570,7 +3698,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +3710,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +3723,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SessionUp) GetKey() string {
@@ -3671,7 +3799,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3811,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +3824,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3722,7 +3850,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +3862,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +3875,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3762,7 +3890,8 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xf1\t\n" +
+	"wire.proto\x12\vtender.wire\"\xcf\n" +
+	"\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3791,9 +3920,11 @@ const file_wire_proto_rawDesc = "" +
 	"\vrelay_hello\x18# \x01(\v2\x17.tender.wire.RelayHelloH\x00R\n" +
 	"relayHello\x12@\n" +
 	"\rrelay_welcome\x18$ \x01(\v2\x19.tender.wire.RelayWelcomeH\x00R\frelayWelcome\x120\n" +
-	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12\x10\n" +
+	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12'\n" +
+	"\x04beat\x18( \x01(\v2\x11.tender.wire.BeatH\x00R\x04beat\x123\n" +
+	"\bobserved\x18) \x01(\v2\x15.tender.wire.ObservedH\x00R\bobserved\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\xb0\x02\n" +
+	"\x04body\"\xc9\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3809,7 +3940,12 @@ const file_wire_proto_rawDesc = "" +
 	"generation\x12%\n" +
 	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\x12\x14\n" +
 	"\x05epoch\x18\n" +
-	" \x01(\x04R\x05epoch\"\xf2\x01\n" +
+	" \x01(\x04R\x05epoch\x12\x17\n" +
+	"\abeat_ns\x18\x14 \x01(\x03R\x06beatNs\"!\n" +
+	"\x04Beat\x12\x19\n" +
+	"\bevery_ns\x18\x01 \x01(\x03R\aeveryNs\"\x1e\n" +
+	"\bObserved\x12\x12\n" +
+	"\x04addr\x18\x01 \x01(\tR\x04addr\"\xf2\x01\n" +
 	"\aWelcome\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -4111,127 +4247,131 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
 	(Health)(0),          // 2: tender.wire.Health
 	(*Envelope)(nil),     // 3: tender.wire.Envelope
 	(*Hello)(nil),        // 4: tender.wire.Hello
-	(*Welcome)(nil),      // 5: tender.wire.Welcome
-	(*Refusal)(nil),      // 6: tender.wire.Refusal
-	(*Pull)(nil),         // 7: tender.wire.Pull
-	(*Desired)(nil),      // 8: tender.wire.Desired
-	(*Assignment)(nil),   // 9: tender.wire.Assignment
-	(*TaskSpec)(nil),     // 10: tender.wire.TaskSpec
-	(*Check)(nil),        // 11: tender.wire.Check
-	(*Limits)(nil),       // 12: tender.wire.Limits
-	(*Resources)(nil),    // 13: tender.wire.Resources
-	(*Flat)(nil),         // 14: tender.wire.Flat
-	(*PortRange)(nil),    // 15: tender.wire.PortRange
-	(*Amount)(nil),       // 16: tender.wire.Amount
-	(*Part)(nil),         // 17: tender.wire.Part
-	(*Reservation)(nil),  // 18: tender.wire.Reservation
-	(*Label)(nil),        // 19: tender.wire.Label
-	(*Report)(nil),       // 20: tender.wire.Report
-	(*StatusUpdate)(nil), // 21: tender.wire.StatusUpdate
-	(*Status)(nil),       // 22: tender.wire.Status
-	(*CheckResult)(nil),  // 23: tender.wire.CheckResult
-	(*Acks)(nil),         // 24: tender.wire.Acks
-	(*Ack)(nil),          // 25: tender.wire.Ack
-	(*Capacity)(nil),     // 26: tender.wire.Capacity
-	(*Device)(nil),       // 27: tender.wire.Device
-	(*Readings)(nil),     // 28: tender.wire.Readings
-	(*GPUReading)(nil),   // 29: tender.wire.GPUReading
-	(*Goaway)(nil),       // 30: tender.wire.Goaway
-	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 32: tender.wire.Certificate
-	(*Bundle)(nil),       // 33: tender.wire.Bundle
-	(*BundleHeld)(nil),   // 34: tender.wire.BundleHeld
-	(*KeyStored)(nil),    // 35: tender.wire.KeyStored
-	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
-	(*Led)(nil),          // 39: tender.wire.Led
-	(*Ask)(nil),          // 40: tender.wire.Ask
-	(*RelayHello)(nil),   // 41: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 42: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 43: tender.wire.Relay
-	(*Relayed)(nil),      // 44: tender.wire.Relayed
-	(*SessionUp)(nil),    // 45: tender.wire.SessionUp
-	(*SessionClose)(nil), // 46: tender.wire.SessionClose
-	(*Through)(nil),      // 47: tender.wire.Through
-	nil,                  // 48: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 49: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 50: tender.wire.Check.EnvEntry
+	(*Beat)(nil),         // 5: tender.wire.Beat
+	(*Observed)(nil),     // 6: tender.wire.Observed
+	(*Welcome)(nil),      // 7: tender.wire.Welcome
+	(*Refusal)(nil),      // 8: tender.wire.Refusal
+	(*Pull)(nil),         // 9: tender.wire.Pull
+	(*Desired)(nil),      // 10: tender.wire.Desired
+	(*Assignment)(nil),   // 11: tender.wire.Assignment
+	(*TaskSpec)(nil),     // 12: tender.wire.TaskSpec
+	(*Check)(nil),        // 13: tender.wire.Check
+	(*Limits)(nil),       // 14: tender.wire.Limits
+	(*Resources)(nil),    // 15: tender.wire.Resources
+	(*Flat)(nil),         // 16: tender.wire.Flat
+	(*PortRange)(nil),    // 17: tender.wire.PortRange
+	(*Amount)(nil),       // 18: tender.wire.Amount
+	(*Part)(nil),         // 19: tender.wire.Part
+	(*Reservation)(nil),  // 20: tender.wire.Reservation
+	(*Label)(nil),        // 21: tender.wire.Label
+	(*Report)(nil),       // 22: tender.wire.Report
+	(*StatusUpdate)(nil), // 23: tender.wire.StatusUpdate
+	(*Status)(nil),       // 24: tender.wire.Status
+	(*CheckResult)(nil),  // 25: tender.wire.CheckResult
+	(*Acks)(nil),         // 26: tender.wire.Acks
+	(*Ack)(nil),          // 27: tender.wire.Ack
+	(*Capacity)(nil),     // 28: tender.wire.Capacity
+	(*Device)(nil),       // 29: tender.wire.Device
+	(*Readings)(nil),     // 30: tender.wire.Readings
+	(*GPUReading)(nil),   // 31: tender.wire.GPUReading
+	(*Goaway)(nil),       // 32: tender.wire.Goaway
+	(*RenewRequest)(nil), // 33: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 34: tender.wire.Certificate
+	(*Bundle)(nil),       // 35: tender.wire.Bundle
+	(*BundleHeld)(nil),   // 36: tender.wire.BundleHeld
+	(*KeyStored)(nil),    // 37: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 38: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 39: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 40: tender.wire.LogEnd
+	(*Led)(nil),          // 41: tender.wire.Led
+	(*Ask)(nil),          // 42: tender.wire.Ask
+	(*RelayHello)(nil),   // 43: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 44: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 45: tender.wire.Relay
+	(*Relayed)(nil),      // 46: tender.wire.Relayed
+	(*SessionUp)(nil),    // 47: tender.wire.SessionUp
+	(*SessionClose)(nil), // 48: tender.wire.SessionClose
+	(*Through)(nil),      // 49: tender.wire.Through
+	nil,                  // 50: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 51: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 52: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
-	5,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
-	6,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
-	7,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
-	8,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	20, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	24, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	26, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	28, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	36, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	37, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	38, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	33, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
-	34, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
-	35, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	39, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	40, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	43, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	41, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	42, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	47, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
-	26, // 24: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 25: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 26: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 27: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	48, // 28: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	49, // 29: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 30: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 31: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 32: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	50, // 33: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 34: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 35: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 36: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 37: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 38: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 39: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 40: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 41: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 42: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 43: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 44: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 45: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 46: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 47: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 48: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 49: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 50: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 51: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	44, // 52: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	45, // 53: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	26, // 54: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	21, // 55: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	7,  // 56: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	28, // 57: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	25, // 58: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	8,  // 59: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	46, // 60: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	7,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
+	8,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
+	9,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
+	10, // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
+	22, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	26, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	28, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	30, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	32, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	33, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	34, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	38, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	39, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	40, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	35, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	36, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
+	37, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	41, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	42, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	45, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	43, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	44, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	49, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	5,  // 24: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
+	6,  // 25: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
+	28, // 26: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	11, // 27: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	12, // 28: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	15, // 29: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	50, // 30: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	51, // 31: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	13, // 32: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	13, // 33: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	14, // 34: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	52, // 35: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	16, // 36: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	19, // 37: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	17, // 38: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	18, // 39: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	18, // 40: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	20, // 41: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	16, // 42: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	21, // 43: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	23, // 44: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	24, // 45: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 46: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 47: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	25, // 48: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	27, // 49: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	15, // 50: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	29, // 51: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 52: tender.wire.Device.health:type_name -> tender.wire.Health
+	31, // 53: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	46, // 54: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	47, // 55: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	28, // 56: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	23, // 57: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 58: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	30, // 59: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	27, // 60: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 61: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	48, // 62: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4264,6 +4404,8 @@ func file_wire_proto_init() {
 		(*Envelope_RelayHello)(nil),
 		(*Envelope_RelayWelcome)(nil),
 		(*Envelope_Through)(nil),
+		(*Envelope_Beat)(nil),
+		(*Envelope_Observed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4271,7 +4413,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
