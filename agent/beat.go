@@ -174,12 +174,9 @@ func (l *link) take() []wire.Message {
 	if l.pull != nil {
 		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
 	}
-	if l.bundle > 0 {
-		out = append(out, wire.BundleHeld{Version: l.bundle})
-	}
 	if l.stored {
 		out = append(out, wire.KeyStored{})
 	}
-	l.capacity, l.reports, l.pull, l.bundle, l.stored = nil, nil, nil, 0, false
+	l.capacity, l.reports, l.pull, l.stored = nil, nil, nil, false
 	return out
 }

@@ -120,7 +120,7 @@ func (a *Agent) learnClock(ctx context.Context, dialer *transport.Dialer, addrs 
 		a.log.Info("this machine's clock is right again")
 		return true
 	}
-	a.log.Warn(transport.ClockNotice(offset), "fleet_time", a.now().UTC())
+	a.log.Warn("this machine's clock is off", "note", transport.ClockNotice(offset), "fleet_time", a.now().UTC())
 	return true
 }
 

@@ -57,7 +57,7 @@ func (a *Agent) bundle(l *link, m wire.Bundle) error {
 	if err := a.trust(m.Roots, m.Version); err != nil {
 		return fmt.Errorf("trust bundle: %w", err)
 	}
-	l.queue(wire.BundleHeld{Version: a.cred.Get().Bundle.Version})
+	l.queue(wire.Ask{}) // the readings tell which one is on disk
 	if m.Renew {
 		select {
 		case l.early <- struct{}{}:

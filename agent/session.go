@@ -39,11 +39,10 @@ type link struct {
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
-	asked    bool   // for a sign of life
-	observed bool   // at another address than before
-	roamed   bool   // to another network
-	bundle   uint64 // the version to tell of, 0: none
-	stored   bool   // a new key, which the replica should hear of
+	asked    bool // for a sign of life
+	observed bool // at another address than before
+	roamed   bool // to another network
+	stored   bool // a new key, which the replica should hear of
 	wake     chan struct{}
 }
 
@@ -60,8 +59,6 @@ func (l *link) queue(m any) {
 		l.capacity = &m
 	case wire.Ask:
 		l.asked = true
-	case wire.BundleHeld:
-		l.bundle = m.Version
 	case wire.KeyStored:
 		l.stored = true
 	case wire.Observed:

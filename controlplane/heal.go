@@ -34,8 +34,9 @@ func (h healer) Standing(_ context.Context, id pki.Identity, pin string) (enroll
 		return enroll.KeyHeld, nil
 	case state.KeyPast:
 		return enroll.KeyPast, nil
+	default:
+		return enroll.KeyForeign, nil
 	}
-	return enroll.KeyForeign, nil
 }
 
 // Rekey proposes; what the state refuses is in the audit log, since whoever
@@ -43,7 +44,7 @@ func (h healer) Standing(_ context.Context, id pki.Identity, pin string) (enroll
 func (h healer) Rekey(ctx context.Context, id pki.Identity, r enroll.Rekeying) error {
 	agent := fleet.AgentID(id.ID)
 	results, err := h.r.raft.Propose(ctx, state.Command{Time: time.Now(), By: id.Short(), Rekey: &state.Rekey{
-		Agent: agent, Key: r.Key, Next: r.Next, Addr: r.Remote, Heal: true,
+		Agent: agent, Key: r.Key, Next: r.Next, Addr: r.Remote, Heal: true, NotAfter: r.NotAfter,
 	}})
 	if err != nil {
 		return elsewhere(err)
@@ -110,6 +111,14 @@ func (r *Replica) admitKey(ctx context.Context, conn transport.Session) (string,
 	if k := r.standing(id, key); k == state.KeyCurrent || k == state.KeyNext {
 		return key, nil
 	}
+	// After a restore the agent may be ahead of the state; see package state.
+	if rec := r.agentRecord(id); rec != nil && key != "" {
+		notAfter := transport.PeerChain(conn)[0].NotAfter
+		if err := r.confirmKey(ctx, state.Confirm{Agent: id, Key: key, NotAfter: notAfter}); err == nil {
+			r.log.Warn("an agent's key is newer than the state, which was restored; it is taken", "agent", id)
+			return key, nil
+		}
+	}
 	cloned, err := r.noteClone(ctx, id, key, transport.RemoteAddr(conn), "its certificate is for a key that the agent has left behind")
 	switch {
 	case err != nil:
@@ -132,8 +141,8 @@ func (r *Replica) standing(id fleet.AgentID, key string) (k state.Key) {
 }
 
 // confirmKey commits that an agent uses its next key.
-func (r *Replica) confirmKey(ctx context.Context, id fleet.AgentID, key string) error {
-	results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), Confirm: &state.Confirm{Agent: id, Key: key}})
+func (r *Replica) confirmKey(ctx context.Context, c state.Confirm) error {
+	results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), Confirm: &c})
 	if err != nil {
 		return err
 	}
@@ -160,14 +169,8 @@ func (r *Replica) refusalTo(err error) *wire.Refusal {
 // that it has. The pin of the new key is returned.
 func (r *Replica) renew(ctx context.Context, peer pki.Identity, req wire.RenewRequest) (wire.Certificate, string, error) {
 	key, next, err := enroll.CheckRekey(peer, req.CSR, req.Key, req.Proof)
-	if err != nil {
-		return wire.Certificate{}, "", fmt.Errorf("renew certificate: %w", err)
-	}
-	results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), Rekey: &state.Rekey{
-		Agent: fleet.AgentID(peer.ID), Key: key, Next: next,
-	}})
-	if err == nil {
-		err = results[0].Err()
+	if err == nil && (key != next || r.standing(fleet.AgentID(peer.ID), key) != state.KeyCurrent) {
+		err = r.rekey(ctx, state.Rekey{Agent: fleet.AgentID(peer.ID), Key: key, Next: next})
 	}
 	if err != nil {
 		return wire.Certificate{}, "", fmt.Errorf("renew certificate: %w", err)
@@ -180,10 +183,18 @@ func (r *Replica) renew(ctx context.Context, peer pki.Identity, req wire.RenewRe
 	return wire.Certificate{Chain: chain, Bundle: b.PEM(), BundleVersion: b.Version}, next, nil
 }
 
+func (r *Replica) rekey(ctx context.Context, c state.Rekey) error {
+	results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), Rekey: &c})
+	if err != nil {
+		return err
+	}
+	return results[0].Err()
+}
+
 // stored commits what the agent says after a renewal: that it has the new
 // certificate and its key on disk.
 func (r *Replica) stored(ctx context.Context, peer pki.Identity, next string) error {
-	return r.confirmKey(ctx, fleet.AgentID(peer.ID), next)
+	return r.confirmKey(ctx, state.Confirm{Agent: fleet.AgentID(peer.ID), Key: next})
 }
 
 // answer serves the one exchange of an enrol/1 connection, and reports whether

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,18 +71,20 @@ type Config struct {
 
 // Replica is one running member of the control plane.
 type Replica struct {
-	cfg   Config
-	dir   layout
-	self  identity
-	log   *slog.Logger
-	cred  *pki.Holder
-	root  *x509.Certificate
-	auth  *authority.Authority
-	port  *transport.Endpoint
-	raft  *registrar.Raft
-	mgr   *sessions.Manager
-	enrol *enroll.Server
-	lead  atomic.Pointer[term]
+	cfg  Config
+	dir  layout
+	self identity
+	log  *slog.Logger
+	cred *pki.Holder
+	// storing is held by who writes a newer credential.
+	storing sync.Mutex
+	root    *x509.Certificate
+	auth    *authority.Authority
+	port    *transport.Endpoint
+	raft    *registrar.Raft
+	mgr     *sessions.Manager
+	enrol   *enroll.Server
+	lead    atomic.Pointer[term]
 	// members is what is known of the replicas while this one leads.
 	members members
 	// opened is set when raft can be asked: handshakes begin before that.
@@ -166,7 +169,7 @@ func (r *Replica) openPKI() error {
 	if err != nil {
 		return err
 	}
-	r.cred, r.root = pki.NewHolder(cred), cred.Bundle.Roots[0]
+	r.cred = pki.NewHolder(cred)
 	data, err := os.ReadFile(r.dir.interKey())
 	if err != nil {
 		return fmt.Errorf("open authority: %w", err)
@@ -179,6 +182,7 @@ func (r *Replica) openPKI() error {
 	if err != nil {
 		return fmt.Errorf("open authority: %w", err)
 	}
+	r.root = issuerOf(inter, cred.Bundle)
 	r.auth, err = authority.New(authority.Config{
 		TrustDomain: r.self.TrustDomain, Root: r.root, Intermediate: inter, IntermediateKey: key,
 		MinLife: min(r.life(pki.KindAgent), authority.DefaultMinLife),
@@ -195,6 +199,8 @@ func (r *Replica) openPKI() error {
 // renewSelf signs this replica's next certificate with its own authority: a
 // replica that was off for long comes back without help.
 func (r *Replica) renewSelf(ctx context.Context) error {
+	r.storing.Lock()
+	defer r.storing.Unlock()
 	old := r.cred.Get()
 	if err := issue(ctx, r.auth, old.Bundle, old.Identity, r.dir.pki()); err != nil {
 		return fmt.Errorf("renew own certificate: %w", err)
@@ -236,6 +242,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 	g.Go(func() error { return r.campaign(ctx) })
 	g.Go(func() error { return r.failed(ctx) })
 	g.Go(func() error { return r.renewing(ctx) })
+	g.Go(func() error { return r.trust(ctx) })
 	if public := r.port.HTTP(); public != nil {
 		g.Go(func() error { return serveHTTP(ctx, public, handler, r.log) })
 	}

@@ -40,9 +40,12 @@ func (l *Leader) judged(c *state.Cloned, r state.Result) {
 	}
 	up := a.held
 	a.held = AgentUp{}
-	if r.Kind == state.OK || l.foreign(up) {
+	if r.Kind == state.OK {
 		l.do(Disconnect{c.Agent, up.Session, CauseCloned})
 		return
+	}
+	if l.foreign(up) {
+		up.Key = "" // of a state that was restored: nothing is known of its keys
 	}
 	l.agentUp(l.now, up)
 	if a.session == up.Session {

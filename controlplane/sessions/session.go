@@ -46,6 +46,8 @@ type session struct {
 	remote string
 	moved  bool
 	asked  bool // the next message is an answer
+	// bundle is to be sent; nil: none.
+	bundle *wire.Bundle
 	wake   chan struct{}
 }
 
@@ -398,13 +400,16 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 // take empties the outbox.
 func (s *session) take() []wire.Message {
 	s.mu.Lock()
-	out, beat, moved := s.out, s.beat, s.moved
-	s.out, s.beat, s.moved = wire.Relayed{}, false, false
+	out, beat, moved, bundle := s.out, s.beat, s.moved, s.bundle
+	s.out, s.beat, s.moved, s.bundle = wire.Relayed{}, false, false, nil
 	term, remote := s.term, s.remote
 	s.mu.Unlock()
 	var msgs []wire.Message
 	if out.Resync {
 		msgs = append(msgs, wire.Led{Term: term})
+	}
+	if bundle != nil {
+		msgs = append(msgs, *bundle)
 	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})

@@ -164,6 +164,19 @@ func (m *Manager) Revoked(banned func(pki.Identity) bool) {
 	}
 }
 
+// Push sends a newer trust bundle to every agent here that understands it.
+func (m *Manager) Push(b wire.Bundle) {
+	for _, s := range m.sessions() {
+		if s.capability < 3 {
+			continue // it has it with its next Welcome
+		}
+		s.mu.Lock()
+		s.bundle = &b
+		s.mu.Unlock()
+		s.rouse()
+	}
+}
+
 // deliver hands a session what the leader has for it. It never blocks.
 func (m *Manager) deliver(item wire.Relayed) {
 	m.mu.Lock()

@@ -84,6 +84,8 @@ func (s *State) apply(c *Command) Result {
 		return s.gone(c.Time, c.MarkGone.Agent)
 	case c.SetMaintenance != nil:
 		return s.maintain(c.SetMaintenance)
+	case c.SetBundle != nil:
+		return s.setBundle(c.SetBundle)
 	case c.Rekey != nil:
 		return s.rekey(c.Time, c.Rekey)
 	case c.Confirm != nil:

@@ -50,6 +50,8 @@ type Command struct {
 	Rekey       *Rekey
 	Confirm     *Confirm
 	Cloned      *Cloned
+	// SetBundle replaces the trust roots.
+	SetBundle *SetBundle
 }
 
 type (

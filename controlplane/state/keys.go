@@ -17,6 +17,11 @@ import (
 //	Confirm  NextKey was used: it becomes KeyHash, the old one is past
 //
 // A Rekey that never came to its Confirm is overwritten by the next one.
+//
+// Where this state was restored from a snapshot, agents may be ahead of it. A
+// key that it does not know is good all the same if its certificate ends later
+// than any that the state knows of: it was signed after the snapshot, while a
+// copy's certificates are older than the agent's newest one.
 type (
 	// Rekey lets an agent go on with another key, if Key is still its own.
 	Rekey struct {
@@ -25,12 +30,17 @@ type (
 		// Addr is where the request came from. Heal: the certificate had ended.
 		Addr string
 		Heal bool
+		// NotAfter is the end of the certificate for Key, zero where none was
+		// shown and verified.
+		NotAfter time.Time
 	}
 	// Confirm records that an agent has used Key, the next one that was noted
 	// for it.
 	Confirm struct {
 		Agent fleet.AgentID
 		Key   string
+		// NotAfter is as for Rekey.
+		NotAfter time.Time
 	}
 	// Cloned records that a second machine uses an agent's identity. With a Key
 	// it says that this one is neither the agent's own nor its next one; where
@@ -50,11 +60,16 @@ func (s *State) rekey(now time.Time, c *Rekey) Result {
 		return r
 	case c.Key == "" || c.Next == "":
 		return refuse(Invalid, "a key is missing")
-	case (old.KeyHash != "" || c.Heal) && c.Key != old.KeyHash && c.Key != old.NextKey:
+	case c.Key == old.KeyHash || c.Key == old.NextKey || ahead(old, c.Key, c.NotAfter):
+	case c.Heal, old.KeyHash != "" && s.Epoch == 0, slices.Contains(old.PastKeys, c.Key):
 		return s.strange(old, c.Key)
+	default:
+		// Over a session, which a certificate has opened: of an agent whose key
+		// was never kept, or that is ahead of a restored state.
 	}
 	a := *old
-	if c.Key == a.NextKey {
+	if c.Key != a.KeyHash {
+		a.NextKey = c.Key
 		a = promoted(a) // who signs with a key has it
 	}
 	if a.NextKey = c.Next; c.Next == a.KeyHash {
@@ -94,6 +109,12 @@ func (s *State) KeyOf(id fleet.AgentID, key string) Key {
 	return KeyForeign
 }
 
+// ahead reports whether a key that is not the agent's came after all that this
+// state knows.
+func ahead(a *fleet.Agent, key string, notAfter time.Time) bool {
+	return !slices.Contains(a.PastKeys, key) && a.CertNotAfter.Before(notAfter)
+}
+
 // strange says what a key is that is not the agent's.
 func (s *State) strange(a *fleet.Agent, key string) Result {
 	if slices.Contains(a.PastKeys, key) {
@@ -130,10 +151,15 @@ func (s *State) confirm(c *Confirm) Result {
 		return r
 	case c.Key != "" && c.Key == old.KeyHash:
 		return Result{Duplicate: true}
-	case c.Key == "" || c.Key != old.NextKey:
+	case c.Key == "" || c.Key != old.NextKey && !ahead(old, c.Key, c.NotAfter):
 		return s.strange(old, c.Key)
 	}
-	a := promoted(*old)
+	a := *old
+	a.NextKey = c.Key
+	a = promoted(a)
+	if c.NotAfter.After(a.CertNotAfter) {
+		a.CertNotAfter = c.NotAfter
+	}
 	s.Agents[a.ID] = &a
 	return Result{ID: string(a.ID)}
 }
@@ -148,6 +174,8 @@ func (s *State) cloned(now time.Time, c *Cloned) Result {
 		return r
 	case c.Key != "" && (old.KeyHash == "" || c.Key == old.KeyHash || c.Key == old.NextKey):
 		return refuse(Conflict, "this is the key of agent %s", c.Agent)
+	case c.Key != "" && s.Unsettled[c.Agent] && !slices.Contains(old.PastKeys, c.Key):
+		return refuse(Conflict, "agent %s may be ahead of the state, which was restored", c.Agent)
 	}
 	if old.Cloned != nil && now.Sub(old.Cloned.At) < clonedAgain {
 		return Result{ID: string(old.ID), Duplicate: true}

@@ -107,12 +107,8 @@ func TestAgentWithoutAKey(t *testing.T) {
 	renewal := rekey("k1", "k2")
 	renewal.Rekey.Heal = false
 	must(t, s, renewal)
-	if a := s.Agents["a9"]; a.KeyHash != "" || a.NextKey != "k2" {
-		t.Errorf("after a renewal: %q, %q", a.KeyHash, a.NextKey)
-	}
-	must(t, s, confirm("k2"))
-	if got := keys(s); got != "k2" {
-		t.Errorf("keys %q, want the first one that was kept", got)
+	if got := keys(s); got != "k1 k2" {
+		t.Errorf("after a renewal: keys %q", got)
 	}
 }
 
@@ -160,5 +156,40 @@ func TestCloneIsRecorded(t *testing.T) {
 	admin := slices.DeleteFunc(slices.Clone(s.Audit.Admin), func(e state.AuditEntry) bool { return e.Action != "agent.cloned" || e.Refused != "" })
 	if len(admin) != 3 {
 		t.Errorf("%d entries in the audit log: %+v", len(admin), admin)
+	}
+}
+
+// After a restore an agent is ahead of the state: a certificate that ends later
+// than any that is known shows it. A copy's are older.
+func TestAgentAheadOfARestoredState(t *testing.T) {
+	end := t0.Add(time.Hour)
+	for _, tc := range []struct {
+		name string
+		cmd  state.Command
+		want state.Kind
+		keys string
+	}{
+		{"it connects", state.Command{Confirm: &state.Confirm{Agent: "a9", Key: "k5", NotAfter: end.Add(time.Minute)}}, state.OK, "k5  k1,k0"},
+		{"it heals", state.Command{Rekey: &state.Rekey{Agent: "a9", Key: "k5", Next: "k6", Heal: true, NotAfter: end.Add(time.Minute)}}, state.OK, "k5 k6 k1,k0"},
+		{"a copy connects", state.Command{Confirm: &state.Confirm{Agent: "a9", Key: "k5", NotAfter: end}}, state.Foreign, "k1  k0"},
+		{"a copy heals", state.Command{Rekey: &state.Rekey{Agent: "a9", Key: "k5", Next: "k6", Heal: true, NotAfter: end}}, state.Foreign, "k1  k0"},
+		{"a copy with a past key", state.Command{Confirm: &state.Confirm{Agent: "a9", Key: "k0", NotAfter: end.Add(time.Minute)}}, state.PastKey, "k1  k0"},
+		{"nothing was shown", state.Command{Rekey: &state.Rekey{Agent: "a9", Key: "k5", Next: "k6", Heal: true}}, state.Foreign, "k1  k0"},
+		{"it renews over a session of before", state.Command{Rekey: &state.Rekey{Agent: "a9", Key: "k5", Next: "k6"}}, state.OK, "k5 k6 k1,k0"},
+		{"a copy renews over a session of before", state.Command{Rekey: &state.Rekey{Agent: "a9", Key: "k0", Next: "k6"}}, state.PastKey, "k1  k0"},
+		{"a session of before", state.Command{Cloned: &state.Cloned{Agent: "a9", Key: "k5"}}, state.Conflict, "k1  k0"},
+		{"a copy's session of before", state.Command{Cloned: &state.Cloned{Agent: "a9", Key: "k0"}}, state.OK, "k1  k0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := keyed(t)
+			a := *s.Agents["a9"]
+			a.PastKeys, a.CertNotAfter = []string{"k0"}, end
+			s.Agents["a9"] = &a
+			s.Restore(t0, nil, "operator/admin")
+			tc.cmd.Time = t0
+			if r := apply(s, tc.cmd); r.Kind != tc.want || keys(s) != tc.keys {
+				t.Errorf("%q (%s), keys %q; want %q, %q", r.Kind, r.Text, keys(s), tc.want, tc.keys)
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"time"
 
 	"github.com/tenderfleet/tender/pki"
 )
@@ -56,6 +58,9 @@ type HealRequest struct {
 	Key []byte `json:"key"`
 	// Signature by that key, over the proof of this very request; see prove.
 	Signature []byte `json:"signature"`
+	// Chain is the certificate that has ended and its intermediate, without the
+	// root. The fleet needs it only where its memory is older than they are.
+	Chain [][]byte `json:"chain,omitempty"`
 	// CSR is for a new key. A copy of the machine's disk that does not heal
 	// first is left with a key that counts no more.
 	CSR        []byte `json:"csr"`
@@ -74,6 +79,8 @@ func (r *HealRequest) Check() error {
 		return fmt.Errorf("%w: signature of %d bytes", ErrMessage, len(r.Signature))
 	case r.Capability < 1:
 		return fmt.Errorf("%w: capability %d", ErrMessage, r.Capability)
+	case len(r.Chain) > pki.MaxChain:
+		return fmt.Errorf("%w: certificate chain of %d", ErrMessage, len(r.Chain))
 	}
 	return nil
 }
@@ -154,8 +161,10 @@ func (h *Healing) answer(c Challenge) (HealRequest, error) {
 	if err != nil {
 		return HealRequest{}, fmt.Errorf("heal: sign the proof: %w", err)
 	}
+	chain := h.Credential.Chain.Certificate
 	return HealRequest{
 		Identity: who, Key: h.Credential.Leaf().RawSubjectPublicKeyInfo, Signature: sig, CSR: csr, Capability: Capability,
+		Chain: chain[:min(len(chain), 2)],
 	}, nil
 }
 
@@ -268,6 +277,9 @@ type Rekeying struct {
 	Key, Next string
 	// Remote is where the request came from.
 	Remote string
+	// NotAfter is the end of the certificate for Key; zero when none was shown
+	// that leads to the fleet's roots.
+	NotAfter time.Time
 }
 
 // What a Healer says about a key that it does not take.
@@ -330,11 +342,29 @@ func (s *Server) heal(ctx context.Context, rw io.ReadWriter, remote string, expo
 	if err != nil {
 		return Reply{}, who, err
 	}
-	if err := s.rekey(ctx, id, Rekeying{Key: KeyPin(req.Key), Next: next, Remote: remote}); err != nil {
+	if err := s.rekey(ctx, id, Rekeying{Key: KeyPin(req.Key), Next: next, Remote: remote, NotAfter: s.ended(&req, id)}); err != nil {
 		return Reply{}, who, err
 	}
 	reply, err := s.sign(ctx, id, &Request{Kind: id.Kind, CSR: req.CSR}, 0)
 	return reply, who, err
+}
+
+// ended is the end of the certificate that a request shows, if it is the
+// asker's, for the key proved, and led to a root of the fleet then.
+func (s *Server) ended(req *HealRequest, id pki.Identity) time.Time {
+	if len(req.Chain) == 0 {
+		return time.Time{}
+	}
+	leaf, err := x509.ParseCertificate(req.Chain[0])
+	if err != nil || !bytes.Equal(leaf.RawSubjectPublicKeyInfo, req.Key) {
+		return time.Time{}
+	}
+	c := pki.Credential{Bundle: s.cfg.Bundle()}
+	c.Chain.Certificate, c.Chain.Leaf = req.Chain, leaf
+	if got, err := pki.IdentityOf(leaf); err != nil || got != id || c.Verify(leaf.NotAfter) != nil {
+		return time.Time{}
+	}
+	return leaf.NotAfter
 }
 
 // checkHeal verifies all that needs no registry: as much work for a name that
@@ -366,7 +396,7 @@ func (s *Server) rekey(ctx context.Context, id pki.Identity, r Rekeying) error {
 	if err != nil {
 		return err
 	}
-	if standing == KeyForeign {
+	if standing == KeyForeign && r.NotAfter.IsZero() {
 		return ErrStranger
 	}
 	if !s.healed.allow(id.String(), s.cfg.Now()) {

@@ -84,9 +84,10 @@ func TestHeal(t *testing.T) {
 // key of theirs makes the replicas propose anything.
 func TestStrangersAreToldOneThing(t *testing.T) {
 	f, keys, cred := sleeper(t)
-	unknown := f.ca.Credential(t, pki.KindAgent, "nobody")
-	operator := f.ca.Credential(t, pki.KindOperator, "admin")
-	otherKey := f.ca.Credential(t, pki.KindAgent, "a1")
+	foreign := pkitest.New(t, domain)
+	unknown := foreign.Credential(t, pki.KindAgent, "nobody")
+	operator := foreign.Credential(t, pki.KindOperator, "admin")
+	otherKey := pkitest.New(t, domain).Credential(t, pki.KindAgent, "a1")
 	revoked := f.ca.Credential(t, pki.KindAgent, "banned")
 	keys.Held[revoked.Identity], keys.Revoked[revoked.Identity] = []string{pinOf(revoked)}, true
 	var texts []string
@@ -188,7 +189,7 @@ func TestHealRefusals(t *testing.T) {
 func TestHealRatePerIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _, cred := sleeper(t)
-		stranger := f.ca.Credential(t, pki.KindAgent, "a1")
+		stranger := pkitest.New(t, domain).Credential(t, pki.KindAgent, "a1")
 		for range 12 {
 			if _, err := heal(t, f.srv, healing(t, stranger), exporter); code(err) != enroll.CodeNotHealed {
 				t.Fatalf("a stranger: %v", err)

@@ -226,6 +226,34 @@ func TestCopyWithAnOldCertificate(t *testing.T) {
 	})
 }
 
+// A state that is restored from a snapshot knows nothing of the keys that agents
+// have had since. They are let in, those that slept meanwhile too.
+func TestKeysAfterARestore(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, _ *transporttest.Net) {
+		shortLived(f)
+		f.Up(1)
+		live, asleep := f.Agent("edge-1"), f.Agent("edge-2")
+		h, body, err := f.Leader().Export(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Minute) // several renewals
+		asleep.Stop()
+		time.Sleep(sleep)
+		if _, err := f.Leader().Import(t.Context(), h, body, "operator/test"); err != nil {
+			t.Fatal(err)
+		}
+		asleep.Start()
+		for _, a := range []*cluster.Agent{live, asleep} {
+			f.Await(string(a.ID)+" is back", time.Minute, a.Connected)
+			settled(f, a)
+			if c := record(f, a.ID).Cloned; c != nil {
+				t.Errorf("%s: taken for a copy: %+v", a.ID, c)
+			}
+		}
+	})
+}
+
 // Renewals change the key under a live session, whoever leads and whichever
 // replica has the session; nobody is taken for a copy.
 func TestRenewalsOverOneSession(t *testing.T) {

@@ -38,16 +38,16 @@ type Agent struct {
 	// NextKey is the hash of the key of a certificate that was signed for it and
 	// that it has not used yet; empty when there is none. Until it does KeyHash
 	// stays good: the certificate may have been lost on its way.
-	NextKey string
+	NextKey string `cbor:",omitempty"`
 	// PastKeys are the hashes that KeyHash had before, the newest first, at most
 	// MaxPastKeys.
-	PastKeys []string
+	PastKeys []string `cbor:",omitempty"`
 	// Healed is when it last had a new certificate in the place of one that had
 	// ended; zero when it never did.
-	Healed time.Time
+	Healed time.Time `cbor:",omitempty"`
 	// Cloned is the last time that a copy of the machine was noticed, nil when
 	// none ever was.
-	Cloned *Cloned
+	Cloned *Cloned `cbor:",omitempty"`
 	// CertNotAfter is the end of the newest certificate issued to it.
 	CertNotAfter time.Time
 	Joined       time.Time
@@ -121,6 +121,8 @@ type Readings struct {
 	// ClockOff is what the agent adds to its machine's clock to have the fleet's
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration
+	// Bundle is the version of the trust bundle that it has on disk.
+	Bundle uint64
 }
 
 // Offer is a lease on resources of one agent for one framework in one role.

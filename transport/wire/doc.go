@@ -34,7 +34,7 @@
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
 //	                            agent: Pull Report CapacityChanged Readings Beat
-//	                            BundleHeld KeyStored
+//	                            KeyStored
 //	                            replica: DesiredSet Acks Led Ask Observed Goaway Bundle
 //	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
 //	                            the key is new, KeyStored -> KeyStored

@@ -59,8 +59,6 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return LogChunk{Stderr: b.LogChunk.Stderr, Data: b.LogChunk.Data}, nil
 	case *pb.Envelope_Bundle:
 		return Bundle{Version: b.Bundle.Version, Roots: b.Bundle.Roots, Renew: b.Bundle.Renew}, nil
-	case *pb.Envelope_BundleHeld:
-		return BundleHeld{Version: b.BundleHeld.Version}, nil
 	case *pb.Envelope_KeyStored:
 		return KeyStored{}, nil
 	case *pb.Envelope_LogEnd:
@@ -167,7 +165,7 @@ func capacityFrom(c *pb.Capacity) fleet.Capacity {
 func readingsFrom(r *pb.Readings) fleet.Readings {
 	out := fleet.Readings{
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
-		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs),
+		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
 	}
 	if len(r.Gpus) > 0 {
 		out.GPUs = make([]gpu.Reading, len(r.Gpus))

@@ -36,7 +36,6 @@ var everyMessage = []Message{
 	LogChunk{},
 	LogEnd{},
 	Bundle{},
-	BundleHeld{},
 	KeyStored{},
 	Led{},
 	Ask{},

@@ -149,7 +149,7 @@ type Certificate struct {
 // control stream it tells the replica that the key shown is the one before.
 type KeyStored struct{}
 
-// Bundle is a newer trust bundle. The agent stores it and says BundleHeld.
+// Bundle is a newer trust bundle. The agent stores it and says so in Readings.
 type Bundle struct {
 	Version uint64
 	Roots   []byte // PEM
@@ -157,9 +157,6 @@ type Bundle struct {
 	// root now.
 	Renew bool
 }
-
-// BundleHeld says which trust bundle the agent has stored.
-type BundleHeld struct{ Version uint64 }
 
 // LogsRequest opens a logs stream.
 type LogsRequest struct {
@@ -198,4 +195,3 @@ func (LogChunk) isMessage()        {}
 func (LogEnd) isMessage()          {}
 func (KeyStored) isMessage()       {}
 func (Bundle) isMessage()          {}
-func (BundleHeld) isMessage()      {}

@@ -65,8 +65,6 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_LogChunk{LogChunk: &pb.LogChunk{Stderr: m.Stderr, Data: m.Data}}
 	case Bundle:
 		e.Body = &pb.Envelope_Bundle{Bundle: &pb.Bundle{Version: m.Version, Roots: m.Roots, Renew: m.Renew}}
-	case BundleHeld:
-		e.Body = &pb.Envelope_BundleHeld{BundleHeld: &pb.BundleHeld{Version: m.Version}}
 	case KeyStored:
 		e.Body = &pb.Envelope_KeyStored{KeyStored: &pb.KeyStored{}}
 	case LogEnd:
@@ -178,7 +176,7 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 	out := &pb.Readings{
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
 		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
-		ClockOffNs: int64(r.ClockOff),
+		ClockOffNs: int64(r.ClockOff), BundleVersion: r.Bundle,
 	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))

@@ -240,7 +240,6 @@ type Envelope struct {
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
 	//	*Envelope_Bundle
-	//	*Envelope_BundleHeld
 	//	*Envelope_KeyStored
 	//	*Envelope_Led
 	//	*Envelope_Ask
@@ -438,15 +437,6 @@ func (x *Envelope) GetBundle() *Bundle {
 	return nil
 }
 
-func (x *Envelope) GetBundleHeld() *BundleHeld {
-	if x != nil {
-		if x, ok := x.Body.(*Envelope_BundleHeld); ok {
-			return x.BundleHeld
-		}
-	}
-	return nil
-}
-
 func (x *Envelope) GetKeyStored() *KeyStored {
 	if x != nil {
 		if x, ok := x.Body.(*Envelope_KeyStored); ok {
@@ -603,10 +593,6 @@ type Envelope_Bundle struct {
 	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
 }
 
-type Envelope_BundleHeld struct {
-	BundleHeld *BundleHeld `protobuf:"bytes,46,opt,name=bundle_held,json=bundleHeld,proto3,oneof"`
-}
-
 type Envelope_KeyStored struct {
 	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
 }
@@ -674,8 +660,6 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
 func (*Envelope_Bundle) isEnvelope_Body() {}
-
-func (*Envelope_BundleHeld) isEnvelope_Body() {}
 
 func (*Envelope_KeyStored) isEnvelope_Body() {}
 
@@ -2647,6 +2631,7 @@ type Readings struct {
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2740,6 +2725,13 @@ func (x *Readings) GetRuntime() string {
 func (x *Readings) GetClockOffNs() int64 {
 	if x != nil {
 		return x.ClockOffNs
+	}
+	return 0
+}
+
+func (x *Readings) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
 	}
 	return 0
 }
@@ -3052,50 +3044,6 @@ func (x *Bundle) GetRenew() bool {
 	return false
 }
 
-type BundleHeld struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *BundleHeld) Reset() {
-	*x = BundleHeld{}
-	mi := &file_wire_proto_msgTypes[33]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *BundleHeld) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*BundleHeld) ProtoMessage() {}
-
-func (x *BundleHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use BundleHeld.ProtoReflect.Descriptor instead.
-func (*BundleHeld) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
-}
-
-func (x *BundleHeld) GetVersion() uint64 {
-	if x != nil {
-		return x.Version
-	}
-	return 0
-}
-
 type KeyStored struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3104,7 +3052,7 @@ type KeyStored struct {
 
 func (x *KeyStored) Reset() {
 	*x = KeyStored{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3064,7 @@ func (x *KeyStored) String() string {
 func (*KeyStored) ProtoMessage() {}
 
 func (x *KeyStored) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3077,7 @@ func (x *KeyStored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
 func (*KeyStored) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 type LogsRequest struct {
@@ -3145,7 +3093,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3105,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3118,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3218,7 +3166,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3178,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3191,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3268,7 +3216,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3228,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3241,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 type Led struct {
@@ -3305,7 +3253,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3265,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3278,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3348,7 +3296,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3360,7 +3308,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3373,7 +3321,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 type RelayHello struct {
@@ -3386,7 +3334,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3346,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3359,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3439,7 +3387,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3399,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3412,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3497,7 +3445,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3457,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3470,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3555,7 +3503,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3515,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3528,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3698,7 +3646,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +3658,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +3671,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SessionUp) GetKey() string {
@@ -3799,7 +3747,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3811,7 +3759,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3824,7 +3772,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{45}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3850,7 +3798,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[46]
+	mi := &file_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +3810,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[46]
+	mi := &file_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +3823,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{46}
+	return file_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3890,7 +3838,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xcf\n" +
+	"wire.proto\x12\vtender.wire\"\x93\n" +
 	"\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
@@ -3909,9 +3857,7 @@ const file_wire_proto_rawDesc = "" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
 	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
-	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x12:\n" +
-	"\vbundle_held\x18. \x01(\v2\x17.tender.wire.BundleHeldH\x00R\n" +
-	"bundleHeld\x127\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x127\n" +
 	"\n" +
 	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
 	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
@@ -4106,7 +4052,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\x9f\x02\n" +
+	" \x01(\tR\x06reason\"\xc6\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -4119,7 +4065,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
 	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
 	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
-	"clockOffNs\"\xa9\x01\n" +
+	"clockOffNs\x12%\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -4141,10 +4088,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x06Bundle\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
 	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
-	"\x05renew\x18\x03 \x01(\bR\x05renew\"&\n" +
-	"\n" +
-	"BundleHeld\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\v\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"\v\n" +
 	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
@@ -4247,7 +4191,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -4285,23 +4229,22 @@ var file_wire_proto_goTypes = []any{
 	(*RenewRequest)(nil), // 33: tender.wire.RenewRequest
 	(*Certificate)(nil),  // 34: tender.wire.Certificate
 	(*Bundle)(nil),       // 35: tender.wire.Bundle
-	(*BundleHeld)(nil),   // 36: tender.wire.BundleHeld
-	(*KeyStored)(nil),    // 37: tender.wire.KeyStored
-	(*LogsRequest)(nil),  // 38: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 39: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 40: tender.wire.LogEnd
-	(*Led)(nil),          // 41: tender.wire.Led
-	(*Ask)(nil),          // 42: tender.wire.Ask
-	(*RelayHello)(nil),   // 43: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 44: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 45: tender.wire.Relay
-	(*Relayed)(nil),      // 46: tender.wire.Relayed
-	(*SessionUp)(nil),    // 47: tender.wire.SessionUp
-	(*SessionClose)(nil), // 48: tender.wire.SessionClose
-	(*Through)(nil),      // 49: tender.wire.Through
-	nil,                  // 50: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 51: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 52: tender.wire.Check.EnvEntry
+	(*KeyStored)(nil),    // 36: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 37: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 38: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 39: tender.wire.LogEnd
+	(*Led)(nil),          // 40: tender.wire.Led
+	(*Ask)(nil),          // 41: tender.wire.Ask
+	(*RelayHello)(nil),   // 42: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 43: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 44: tender.wire.Relay
+	(*Relayed)(nil),      // 45: tender.wire.Relayed
+	(*SessionUp)(nil),    // 46: tender.wire.SessionUp
+	(*SessionClose)(nil), // 47: tender.wire.SessionClose
+	(*Through)(nil),      // 48: tender.wire.Through
+	nil,                  // 49: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 50: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 51: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4316,62 +4259,61 @@ var file_wire_proto_depIdxs = []int32{
 	32, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
 	33, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
 	34, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	38, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	39, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	40, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	37, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	38, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	39, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
 	35, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
-	36, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
-	37, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	41, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	42, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	45, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	43, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	44, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	49, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
-	5,  // 24: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
-	6,  // 25: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
-	28, // 26: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	11, // 27: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	12, // 28: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	15, // 29: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	50, // 30: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	51, // 31: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	13, // 32: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	13, // 33: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	14, // 34: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	52, // 35: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	16, // 36: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	19, // 37: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	17, // 38: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	18, // 39: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	18, // 40: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	20, // 41: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	16, // 42: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	21, // 43: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	23, // 44: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	24, // 45: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 46: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 47: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	25, // 48: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	27, // 49: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	15, // 50: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	29, // 51: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 52: tender.wire.Device.health:type_name -> tender.wire.Health
-	31, // 53: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	46, // 54: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	47, // 55: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	28, // 56: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	23, // 57: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	9,  // 58: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	30, // 59: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	27, // 60: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	10, // 61: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	48, // 62: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	36, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	40, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	41, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	44, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	42, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	43, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	48, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	5,  // 23: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
+	6,  // 24: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
+	28, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	11, // 26: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	12, // 27: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	15, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	49, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	50, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	13, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	13, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	14, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	51, // 34: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	16, // 35: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	19, // 36: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	17, // 37: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	18, // 38: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	18, // 39: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	20, // 40: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	16, // 41: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	21, // 42: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	23, // 43: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	24, // 44: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 45: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 46: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	25, // 47: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	27, // 48: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	15, // 49: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	29, // 50: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 51: tender.wire.Device.health:type_name -> tender.wire.Health
+	31, // 52: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	45, // 53: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	46, // 54: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	28, // 55: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	23, // 56: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 57: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	30, // 58: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	27, // 59: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 60: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	47, // 61: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4396,7 +4338,6 @@ func file_wire_proto_init() {
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
 		(*Envelope_Bundle)(nil),
-		(*Envelope_BundleHeld)(nil),
 		(*Envelope_KeyStored)(nil),
 		(*Envelope_Led)(nil),
 		(*Envelope_Ask)(nil),
@@ -4413,7 +4354,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   50,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
