@@ -217,6 +217,7 @@ var closeAdvice = map[Code]string{
 	CodeOK:           "Nothing to do.",
 	CodeDraining:     "The replica is stopping; try another one.",
 	CodeRevoked:      "This identity was revoked; an operator must admit the machine again.",
+	CodeCloned:       "This machine's disk is a copy of another's: stop tender-agent here, remove its state directory and join with a new join line.",
 	CodeReplaced:     "The same identity opened a newer session; if this machine did not, its key was copied: revoke it.",
 	CodeProtocol:     "The two sides do not understand each other; install the same version on both.",
 	CodeNotLeader:    "Ask the leader.",

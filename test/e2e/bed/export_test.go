@@ -1,8 +1,10 @@
 package bed
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 )
@@ -44,8 +46,10 @@ func Count(here, there *net.UDPConn, addr netip.Addr, n byte) (got []byte, err e
 		if err := there.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return nil, err
 		}
-		if _, _, err := there.ReadFromUDPAddrPort(buf); err != nil {
+		if _, _, err := there.ReadFromUDPAddrPort(buf); errors.Is(err, os.ErrDeadlineExceeded) {
 			return got, nil // nothing comes any more
+		} else if err != nil {
+			return got, err
 		}
 		got = append(got, buf[0])
 	}

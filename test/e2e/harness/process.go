@@ -110,8 +110,9 @@ func (p *Process) signal(t testing.TB, sig syscall.Signal) {
 	}
 }
 
-// stopTime is what a program has to end in order.
-const stopTime = 15 * time.Second
+// stopTime is what a program has to end in order. A leader whose peers have just
+// died waits 2 s for a successor, 5 s for proposals and then for calls under way.
+const stopTime = 25 * time.Second
 
 // Stop asks it to end, which it must do in time and without an error.
 func (p *Process) Stop(t testing.TB) {

@@ -27,10 +27,10 @@ func TestAgentsAndTheirNetworkFail(t *testing.T) {
 		{"22 the router gives other ports: the same session, at once", w.rebound},
 		{"22 the router forgets before each beat: the same session", w.expired},
 		{"22 the site gets another address: the same session, at once", w.readdressed},
-		{"24 a blackout of 6 s: the same session, what ended meanwhile is told once", w.blackout},
+		{"24 a blackout of 4 s: the same session, what ended meanwhile is told once", w.blackout},
 		{"24 the cable is out for 3 s: the same session, a task that was to stop is stopped", w.unplugged},
-		{"8 the site is heard and does not hear for 6 s: the same session", w.oneWay("", "r1")},
-		{"8 the site hears and is not heard for 6 s: the same session", w.oneWay("r1", "")},
+		{"8 the site is heard and does not hear for 4 s: the same session", w.oneWay("", "r1")},
+		{"8 the site hears and is not heard for 4 s: the same session", w.oneWay("r1", "")},
 		{"9 a fifth of the site's packets is lost: tasks run once", w.lossy},
 		{"32 packets come twice and out of order: tasks run once, output is whole", w.disorder},
 		{"9 the site is 400 ms away: tasks run once, output is whole", w.far},
@@ -121,12 +121,12 @@ func (w *world) lateReport(t *testing.T) {
 	running, failed := update(9, fleet.TaskRunning), update(8, fleet.TaskFailed)
 	must(t, c.Send(wire.Report{Updates: []fleet.StatusUpdate{running, failed, running}}))
 	must(t, c.Send(wire.Report{Updates: []fleet.StatusUpdate{running}}))
-	must(t, c.Send(wire.Readings{Readings: fleet.Readings{Time: time.Now()}}))
-	// What it says is dealt with in order: the last is answered after the others.
+	must(t, c.Send(wire.Pull{Full: true}))
+	// What it says is dealt with in order: the pull is answered after the others.
 	for {
 		msg, err := c.Recv()
 		must(t, err)
-		if k, ok := msg.(wire.Acks); ok && len(k.Acks) == 0 {
+		if _, ok := msg.(wire.DesiredSet); ok {
 			break
 		}
 	}
@@ -201,6 +201,7 @@ func (w *world) readdressed(t *testing.T) {
 	w.same(t, w.agents[0], 2*time.Second, func() { must(t, w.bed.Readdress(t.Context(), "r1", to)) })
 }
 
+// blackout is shorter than what an agent waits after a beat.
 func (w *world) blackout(t *testing.T) {
 	a := w.agents[0]
 	cable, err := w.bed.Cable(t.Context(), "r1")
@@ -208,7 +209,7 @@ func (w *world) blackout(t *testing.T) {
 	defer func() { must(t, cable.Close(t.Context())) }()
 	w.same(t, a, 8*time.Second, func() {
 		cable.Set(quality{Down: true})
-		pass(t, 6*time.Second)
+		pass(t, 4*time.Second)
 		cable.Set(quality{})
 	})
 	ends, pid := w.run(t, a)
@@ -248,7 +249,7 @@ func (w *world) oneWay(from, to string) func(*testing.T) {
 	return func(t *testing.T) {
 		w.same(t, w.agents[0], 8*time.Second, func() {
 			must(t, w.bed.Drop(t.Context(), loss{From: from, To: to}))
-			pass(t, 6*time.Second)
+			pass(t, 4*time.Second)
 			must(t, w.bed.Heal(t.Context()))
 		})
 	}

@@ -77,7 +77,6 @@ type chaos struct {
 	open                    []*object          // those that calls are still made about
 	made                    int
 	calls, unknown, refused int
-	errs                    []string
 }
 
 // object is something with a history.
@@ -181,8 +180,7 @@ func (k *caller) done(o *object, begin int64, call in, err error) {
 
 // harmless reports whether nothing can have come of a write that failed so.
 func harmless(err error) bool {
-	var p *client.Problem
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*client.Problem](err); ok {
 		return p.Code != client.CodeUnknown && p.Code != client.CodeTimeout && p.Code != client.CodeInternal
 	}
 	var u *client.UnreachableError

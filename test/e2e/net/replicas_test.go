@@ -32,6 +32,7 @@ func TestReplicasFail(t *testing.T) {
 		{"7 leader and follower are cut from each other: at most one election", w.pairApart},
 		{"8 a follower does not hear the leader: no storm of elections", w.followerDeaf},
 		{"8 the leader does not hear a follower: no storm of elections", w.followerMute},
+		{"25 a replica with a third of 60 agents dies: all are back within 30 s", w.herdReturns},
 		{"33 the answer to a submission is lost: the client says so and sends it once", w.answerLost},
 	})
 }
@@ -88,16 +89,17 @@ func (w *world) twoKilled(t *testing.T) {
 	for _, r := range w.others(leader) {
 		r.Kill(t)
 	}
-	var resp *http.Response
+	var header http.Header
 	var body []byte
 	harness.Eventually(t, "writes are refused", func() bool {
-		resp, body = w.post(t, leader, "/v1/tasks", waits("refused"))
-		return resp.StatusCode == http.StatusServiceUnavailable
+		var status int
+		status, header, body = w.post(t, leader, "/v1/tasks", waits("refused"))
+		return status == http.StatusServiceUnavailable
 	})
 	var p client.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Code != client.CodeNoLeader || p.Detail == "" || p.Next == "" ||
-		resp.Header.Get("Content-Type") != "application/problem+json" || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("a write is refused with %v %s", resp.Header, body)
+		header.Get("Content-Type") != "application/problem+json" || header.Get("Retry-After") == "" {
+		t.Errorf("a write is refused with %v %s", header, body)
 	}
 	s := begin(t, w.ClientOf(t, w.Replicas...))
 	// It ends while nobody can be told.
@@ -128,7 +130,7 @@ func (w *world) twoKilled(t *testing.T) {
 }
 
 // post sends a request to one replica, which is not followed to another.
-func (w *world) post(t *testing.T, r *harness.Replica, path string, in any) (*http.Response, []byte) {
+func (w *world) post(t *testing.T, r *harness.Replica, path string, in any) (status int, header http.Header, body []byte) {
 	t.Helper()
 	data, err := json.Marshal(in)
 	must(t, err)
@@ -143,9 +145,9 @@ func (w *world) post(t *testing.T, r *harness.Replica, path string, in any) (*ht
 	resp, err := c.Do(req)
 	must(t, err)
 	defer resp.Body.Close() //nolint:errcheck // it is read to its end
-	body, err := io.ReadAll(resp.Body)
+	body, err = io.ReadAll(resp.Body)
 	must(t, err)
-	return resp, body
+	return resp.StatusCode, resp.Header, body
 }
 
 // A leader that was paused takes itself for one when it goes on. Requests that
@@ -217,9 +219,9 @@ func (w *world) leaderApart(t *testing.T) {
 		t.Error("the leader that is alone takes itself for one")
 	}
 	before := len(w.tasksNamed(t, "alone"))
-	resp, body := w.post(t, old, "/v1/tasks", waits("alone"))
-	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), string(client.CodeNoLeader)) {
-		t.Errorf("the leader that is alone answers %s %s", resp.Status, body)
+	status, _, body := w.post(t, old, "/v1/tasks", waits("alone"))
+	if status != http.StatusServiceUnavailable || !strings.Contains(string(body), string(client.CodeNoLeader)) {
+		t.Errorf("the leader that is alone answers %d %s", status, body)
 	}
 	fine.end()
 	must(t, w.bed.Heal(t.Context()))

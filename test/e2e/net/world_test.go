@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,14 +91,11 @@ func (w *world) play(t *testing.T, scenarios []scenario) {
 // together are scenarios of different machines, at the same time.
 func together(scenarios ...scenario) func(*testing.T) {
 	return func(t *testing.T) {
-		t.Run("together", func(t *testing.T) { // ends when all have ended
-			for _, s := range scenarios {
-				t.Run(s.name, func(t *testing.T) {
-					t.Parallel()
-					s.do(t)
-				})
-			}
-		})
+		var all sync.WaitGroup
+		for _, s := range scenarios {
+			all.Go(func() { t.Run(s.name, s.do) })
+		}
+		all.Wait()
 	}
 }
 
