@@ -25,7 +25,7 @@ type Agent struct {
 	// Boot is the life of the machine; empty: that of this one.
 	Boot string
 	f    *Fleet
-	dir     string
+	dir  string
 	life
 }
 
