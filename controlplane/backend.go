@@ -43,15 +43,14 @@ func (r *Replica) Soft(ctx context.Context) (api.Soft, error) {
 	err = t.query(ctx, func(l *leader.Leader) {
 		soft.Offers = l.Offers()
 		for _, id := range state.SortedKeys(l.State().Agents) {
-			soft.Agents[id] = api.AgentSoft{Free: l.Free(id)}
+			session := l.Session(id)
+			s := t.desk.Soft(id, session)
+			soft.Agents[id] = api.AgentSoft{
+				Free: l.Free(id), Orphans: l.Orphans(id), Connected: session != 0, Since: s.Since, LastSeen: s.LastSeen,
+				Link: s.Link, Remote: s.Remote, Replica: s.Replica, Version: s.Version, Readings: s.Readings,
+			}
 		}
 	})
-	for id, a := range soft.Agents {
-		s, connected := r.mgr.Soft(id)
-		a.Connected, a.Since, a.LastSeen = connected, s.Since, s.LastSeen
-		a.Link, a.Remote, a.Version, a.Readings = s.Link, s.Remote, s.Version, s.Readings
-		soft.Agents[id] = a
-	}
 	return soft, err
 }
 
@@ -67,7 +66,8 @@ func (r *Replica) changed() <-chan struct{} {
 
 // Logs reads a task's output through its agent's own session.
 func (r *Replica) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest, emit func(stderr bool, data []byte) error) error {
-	if _, err := r.current(); err != nil {
+	t, err := r.current()
+	if err != nil {
 		return err
 	}
 	var agent fleet.AgentID
@@ -83,7 +83,11 @@ func (r *Replica) Logs(ctx context.Context, id fleet.TaskID, o wire.LogsRequest,
 		return &state.Error{Kind: state.NotFound, Text: fmt.Sprintf("no task %s; list them with: tender ps --all", id)}
 	}
 	o.Task = id
-	return r.mgr.Logs(ctx, agent, o, emit)
+	var session uint64
+	if err := t.query(ctx, func(l *leader.Leader) { session = l.Session(agent) }); err != nil {
+		return err
+	}
+	return t.desk.Logs(ctx, session, o, emit)
 }
 
 // Status tells of this replica and the trio. It never blocks.

@@ -41,6 +41,8 @@ type identity struct {
 	// Addr is where agents and the other replicas reach this one.
 	Addr      string `json:"addr"`
 	Bootstrap bool   `json:"bootstrap,omitempty"`
+	// Member: it has held a log. Without that log it must not start again.
+	Member bool `json:"member,omitempty"`
 }
 
 // ErrNotInitialised marks a data directory without a replica.
@@ -107,7 +109,7 @@ func writeFile(path string, data []byte) error {
 }
 
 // resetKey is made once and kept, so that agents learn at once that this
-// replica has restarted.
+// replica has restarted. The leader's takes its place, see keepResetKey.
 func (d layout) resetKey() ([32]byte, error) {
 	var key [32]byte
 	data, err := os.ReadFile(d.path("reset.key"))
@@ -119,10 +121,16 @@ func (d layout) resetKey() ([32]byte, error) {
 		return key, fmt.Errorf("read reset key: %w", err)
 	}
 	_, _ = rand.Read(key[:]) // never fails
+	return key, d.keepResetKey(key)
+}
+
+// keepResetKey stores the key for the next start: the replicas of a trio share
+// one, so that each can end the sessions of an address that it took over.
+func (d layout) keepResetKey(key [32]byte) error {
 	if err := writeFile(d.path("reset.key"), key[:]); err != nil {
-		return key, fmt.Errorf("write reset key: %w", err)
+		return fmt.Errorf("write reset key: %w", err)
 	}
-	return key, nil
+	return nil
 }
 
 func pemCert(c *x509.Certificate) []byte {
@@ -160,4 +168,15 @@ func CheckAddr(addr string) (string, error) {
 // local is the identity of the replica's own certificates.
 func (id identity) spiffe() pki.Identity {
 	return pki.Identity{TrustDomain: id.TrustDomain, Kind: pki.KindReplica, ID: string(id.ID)}
+}
+
+// born keeps that this replica has a log now.
+func (r *Replica) born() error {
+	self := r.self
+	self.Member = true
+	if err := r.dir.save(self); err != nil {
+		return err
+	}
+	r.self = self
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/tenderfleet/tender/controlplane/framework"
 	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/registrar"
+	"github.com/tenderfleet/tender/controlplane/sessions"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
@@ -72,12 +73,13 @@ type term struct {
 	number  uint64
 	core    *leader.Leader
 	run     *framework.Run
-	hub     *mesosv1.Hub // of outside frameworks
+	hub     *mesosv1.Hub   // of outside frameworks
+	desk    *sessions.Desk // of agents
 	queries chan func(*leader.Leader)
 	done    <-chan struct{}
 	// What the steps since the last flush want proposed and acknowledged.
 	proposals []state.Command
-	acks      map[session][]wire.Ack
+	acks      map[uint64][]wire.Ack // by session
 	// reserving are those who wait for a reservation, by its number; the last
 	// one given is reserves.
 	reserving map[uint64]chan<- state.Result
@@ -89,28 +91,23 @@ type term struct {
 	commit  chan struct{} // closed and replaced at each commit
 }
 
-// session is one connection of an agent.
-type session struct {
-	agent  fleet.AgentID
-	number uint64
-}
-
 func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	st, entries, err := r.raft.Follow(ctx)
 	if err != nil {
 		return fmt.Errorf("follow the log: %w", err)
 	}
-	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[session][]wire.Ack{}, reserving: map[uint64]chan<- state.Result{}}
-	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
+	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[uint64][]wire.Ack{}, reserving: map[uint64]chan<- state.Result{}}
+	fence := st.Fence(number)
+	t.core = leader.New(r.cfg.Leader, st, fence, time.Now())
 	t.hub = mesosv1.NewHub(t.done, t.deliver)
 	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
-	events := r.mgr.Lead(number)
-	defer r.mgr.Yield("another replica leads")
+	t.desk = r.mgr.Lead(fence)
+	defer t.desk.Yield()
 	r.lead.Store(t)
 	defer r.lead.CompareAndSwap(t, nil)
 	r.log.Info("leading", "term", number)
-	g.Go(func() error { return t.loop(ctx, events, entries) })
+	g.Go(func() error { return t.loop(ctx, t.desk.Events(), entries) })
 	g.Go(func() error { return t.propose(ctx) })
 	g.Go(func() error { return r.tend(ctx) })
 	return g.Wait()
@@ -171,10 +168,10 @@ var closeCodes = map[leader.Cause]transport.Code{
 	leader.CauseRevoked:  transport.CodeRevoked,
 	leader.CauseReplaced: transport.CodeReplaced,
 	leader.CauseUnknown:  transport.CodeUnknownAgent,
+	leader.CauseCloned:   transport.CodeCloned,
 }
 
 func (t *term) perform(act leader.Action) {
-	m := t.r.mgr
 	switch act := act.(type) {
 	case leader.Propose:
 		t.proposals = append(t.proposals, act.Command)
@@ -191,14 +188,20 @@ func (t *term) perform(act leader.Action) {
 		}
 		t.hub.Perform(act)
 	case leader.Assign:
-		m.Send(act.Agent, act.Session, wire.DesiredSet{Desired: act.Desired})
+		t.desk.Assign(act.Session, act.Desired)
+	case leader.Ask:
+		t.desk.Ask(act.Session)
+	case leader.Resync:
+		t.desk.Resync(act.Session)
 	case leader.Reserved:
 		t.reserved(act)
 	case leader.Ack:
-		s := session{act.Agent, act.Session}
-		t.acks[s] = append(t.acks[s], wire.Ack{Task: act.Task, Update: act.Update, Generation: act.Generation})
+		t.acks[act.Session] = append(t.acks[act.Session], wire.Ack{Task: act.Task, Update: act.Update, Generation: act.Generation})
 	case leader.Disconnect:
-		m.Disconnect(act.Agent, act.Session, closeCodes[act.Cause], string(act.Cause))
+		if act.Cause == leader.CauseCloned {
+			t.r.log.Warn("two machines go by one identity; the newer one is refused", "agent", act.Agent)
+		}
+		t.desk.Disconnect(act.Session, closeCodes[act.Cause], string(act.Cause))
 	default:
 		t.hub.Perform(act)
 	}
@@ -208,7 +211,7 @@ func (t *term) perform(act leader.Action) {
 // one proposal, however many updates an entry held.
 func (t *term) flush() {
 	for s, acks := range t.acks {
-		t.r.mgr.Send(s.agent, s.number, wire.Acks{Acks: acks})
+		t.desk.Acknowledge(s, acks)
 	}
 	clear(t.acks)
 	if len(t.proposals) == 0 {
@@ -262,29 +265,6 @@ func (t *term) query(ctx context.Context, fn func(*leader.Leader)) error {
 	}
 }
 
-// tend does a new leader's chores: it records the trust domain and itself, and
-// makes voters of replicas that have joined and answer. Until they answer they
-// are not counted, so that a replica that never starts cannot stop the others.
-func (r *Replica) tend(ctx context.Context) error {
-	if err := r.introduce(ctx); err != nil {
-		return err
-	}
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		for _, n := range r.newcomers() {
-			if err := r.promote(ctx, n); err != nil && ctx.Err() == nil {
-				r.log.Debug("replica does not answer yet", "replica", n.ID, "error", err)
-			}
-		}
-	}
-}
-
 func (r *Replica) introduce(ctx context.Context) error {
 	b := r.bundle()
 	cmds := []state.Command{{Bootstrap: &state.Bootstrap{TrustDomain: r.self.TrustDomain, Bundle: b.PEM()}}}
@@ -332,38 +312,6 @@ func (r *Replica) firstOperator() *state.Principal {
 		return nil
 	}
 	return &state.Principal{ID: id.ID, Kind: state.KindOperator, AllRoles: true, CertNotAfter: cred.Leaf().NotAfter}
-}
-
-// newcomers are admitted replicas that are not yet voters.
-func (r *Replica) newcomers() []state.Replica {
-	voters := map[fleet.ReplicaID]bool{}
-	for _, m := range r.raft.Replicas() {
-		voters[m.ID] = m.Voter
-	}
-	var out []state.Replica
-	r.raft.Stale(func(s *state.State) {
-		for _, id := range state.SortedKeys(s.Replicas) {
-			if !voters[id] {
-				out = append(out, *s.Replicas[id])
-			}
-		}
-	})
-	return out
-}
-
-func (r *Replica) promote(ctx context.Context, n state.Replica) error {
-	dialCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	s, err := r.port.Dial(dialCtx, n.Addr, transport.ALPNRaft, expectReplica(n.ID))
-	if err != nil {
-		return err
-	}
-	_ = s.Close(transport.CodeOK, "")
-	if err := r.raft.AddVoter(ctx, n.ID, n.Addr); err != nil {
-		return err
-	}
-	r.log.Info("replica joined the trio", "replica", n.ID, "addr", n.Addr)
-	return nil
 }
 
 func expectReplica(id fleet.ReplicaID) func(pki.Identity) error {

@@ -66,8 +66,10 @@ func (r *Replica) schedulers(forward http.RoundTripper) *mesosv1.Server {
 			return nil
 		},
 		Remote: func(id fleet.AgentID) string {
-			soft, _ := r.mgr.Soft(id)
-			return soft.Remote
+			if t := r.lead.Load(); t != nil {
+				return t.desk.Soft(id, 0).Remote
+			}
+			return ""
 		},
 	})
 }

@@ -14,6 +14,8 @@ const (
 	ALPNAgent = "agent/1"
 	ALPNEnrol = pki.ALPNEnrol
 	ALPNRaft  = "raft/1"
+	// ALPNRelay carries the sessions of a replica to the leader.
+	ALPNRelay = "relay/1"
 )
 
 // StreamKind says what a stream is for: "control", "renew", "logs". It is 1 to
@@ -92,10 +94,11 @@ const (
 	CodeTooOld                   // install a newer version
 	CodeBusy                     // too many at a time; try again later
 	CodeExpired                  // the certificate ended during the session
+	CodeCloned                   // another machine goes by this identity
 )
 
 var codeNames = [...]string{
-	"ok", "draining", "revoked", "replaced", "protocol", "not leader", "unknown agent", "too old", "busy", "expired",
+	"ok", "draining", "revoked", "replaced", "protocol", "not leader", "unknown agent", "too old", "busy", "expired", "cloned",
 }
 
 // String returns the code's word, for logs.
@@ -106,12 +109,21 @@ func (c Code) String() string {
 	return fmt.Sprintf("code %d", uint64(c))
 }
 
-// LinkOf names what carries s: "quic" or "memory".
+// LinkOf names what carries s: "quic", "tcp" or "memory".
 func LinkOf(s Session) string {
 	if l, ok := s.(interface{ link() string }); ok {
 		return l.link()
 	}
 	return "unknown"
+}
+
+// Received counts what has arrived from the peer, packets or pieces: it moves
+// while the peer lives and answers. It stays zero in memory.
+func Received(s Session) uint64 {
+	if r, ok := s.(interface{ received() uint64 }); ok {
+		return r.received()
+	}
+	return 0
 }
 
 // RemoteAddr is the peer's address and port as this side sees them, for people

@@ -23,6 +23,7 @@ var (
 	keyVersion  = []byte("version")
 	keyHeld     = []byte("held")    // term and generation, 8 bytes each
 	keyContact  = []byte("contact") // the last one with the control plane
+	keyLives    = []byte("lives")
 )
 
 // version of the file's format. A file of a newer one is refused.
@@ -115,6 +116,23 @@ func (f *File) Load() (head lifecycle.Head, records []lifecycle.Record, err erro
 		err = fmt.Errorf("load checkpoint: %w", err)
 	}
 	return head, records, err
+}
+
+// Begin counts the lives of the agent and returns the number of this one: with
+// it, sessions of one agent can be told in their order.
+func (f *File) Begin() (life uint64, err error) {
+	err = f.db.Update(func(tx *bbolt.Tx) error {
+		head := tx.Bucket(bucketHead)
+		if v := head.Get(keyLives); len(v) == 8 {
+			life = binary.BigEndian.Uint64(v)
+		}
+		life++
+		return head.Put(keyLives, binary.BigEndian.AppendUint64(nil, life))
+	})
+	if err != nil {
+		err = fmt.Errorf("write checkpoint: %w", err)
+	}
+	return life, err
 }
 
 // Write makes changes durable, all or none.

@@ -219,9 +219,10 @@ type Agent struct {
 	acts      []Action
 }
 
-// pullEvery is how often the desired set is pulled when no answer came: an
-// answer may be lost with its session.
-const pullEvery = 30 * time.Second
+// pullEvery is how often the desired set is pulled when no answer came. Streams
+// lose nothing, and a new session or leader is pulled from anew, so this is for
+// what nobody has thought of; more often would cost an idle site dear.
+const pullEvery = 5 * time.Minute
 
 // Head is the durable part of what is not one task's.
 type Head struct {

@@ -67,9 +67,13 @@ type AgentSoft struct {
 	Connected             bool
 	Since, LastSeen       time.Time
 	Link, Remote, Version string
-	Readings              fleet.Readings
+	// Replica is the one that holds the agent's session.
+	Replica  fleet.ReplicaID
+	Readings fleet.Readings
 	// Free is what is neither used nor on offer.
 	Free fleet.Resources
+	// Orphans are tasks that a restored state does not know.
+	Orphans []fleet.Status
 }
 
 // Options of a Handler. The zero value serves principals over TLS.
@@ -91,6 +95,8 @@ type Options struct {
 	// Changed returns a channel that is closed at the next change of the
 	// state. Without it, waiting requests look again every 250 ms.
 	Changed func() <-chan struct{}
+	// Trio, when not nil, is what the control plane itself can be asked.
+	Trio Trio
 }
 
 // Limits of the API.

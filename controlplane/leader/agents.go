@@ -26,6 +26,8 @@ func (l *Leader) refreshAgent(id fleet.AgentID) {
 		n.Inactive = "drained"
 	case rec.Deactivated:
 		n.Inactive = "deactivated"
+	case l.st.Unsettled[id]:
+		n.Inactive = "restored and not settled"
 	case a.session == 0:
 		n.Inactive = "disconnected"
 	}
@@ -42,52 +44,8 @@ func (l *Leader) rescindAgent(id fleet.AgentID) {
 	}
 }
 
-func (l *Leader) agentUp(now time.Time, ev AgentUp) {
-	rec, a := l.st.Agents[ev.Agent], l.agents[ev.Agent]
-	switch {
-	case rec == nil:
-		l.do(Disconnect{ev.Agent, ev.Session, CauseUnknown})
-		return
-	case rec.Revoked:
-		l.do(Disconnect{ev.Agent, ev.Session, CauseRevoked})
-		return
-	}
-	if a.session != 0 {
-		l.do(Disconnect{ev.Agent, a.session, CauseReplaced})
-	}
-	a.session, a.pull, a.since, a.caughtUp = ev.Session, nil, now, false
-	if !rec.Capacity.Equal(ev.Capacity) || rec.Hostname != ev.Hostname {
-		l.proposeCapacity(now, ev.Agent, ev.Hostname, ev.Capacity)
-	}
-	if !rec.Unreachable.IsZero() {
-		l.propose(now, state.Command{Reach: &state.Reach{Agent: ev.Agent, Reachable: true}})
-	}
-	l.refreshAgent(ev.Agent)
-}
-
 func (l *Leader) proposeCapacity(now time.Time, id fleet.AgentID, hostname string, c fleet.Capacity) {
 	l.propose(now, state.Command{SetCapacity: &state.SetCapacity{Agent: id, Hostname: hostname, Capacity: c}})
-}
-
-// current returns the agent if the session is its newest.
-func (l *Leader) current(id fleet.AgentID, session uint64) *agentState {
-	if a := l.agents[id]; a != nil && a.session == session && session != 0 {
-		return a
-	}
-	return nil
-}
-
-func (l *Leader) agentDown(now time.Time, ev AgentDown) {
-	a := l.current(ev.Agent, ev.Session)
-	if a == nil {
-		return
-	}
-	a.session, a.pull, a.away = 0, nil, now
-	if !ev.Seen.IsZero() && ev.Seen.Before(now) {
-		a.away = ev.Seen
-	}
-	l.refreshAgent(ev.Agent)
-	l.rescindAgent(ev.Agent)
 }
 
 func (l *Leader) capacityChanged(now time.Time, ev CapacityChanged) {
@@ -126,16 +84,18 @@ func (l *Leader) answer(id fleet.AgentID) {
 		return
 	}
 	held := a.pull.Generation
-	// A generation from the future: this control plane was restored from an
-	// older snapshot. Only the whole set can be right then.
-	full := a.pull.Full || held > rec.Generation
-	if !full && held == rec.Generation {
+	// A generation from the future, or from before this history: the control
+	// plane was restored from a snapshot. Only the whole set can be right then.
+	whole := a.pull.Full || held > rec.Generation || held < l.st.Base(rec)
+	if !whole && held == rec.Generation {
 		return
 	}
+	// What is not in a full set ends; not so on an agent that is to be settled.
+	full := whole && !l.st.Unsettled[id]
 	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full, Echo: a.pull.Stamp}
-	if full || held < a.base {
+	if whole || held < a.base {
 		for _, t := range state.SortedKeys(a.tasks) {
-			if task := l.st.Tasks[t]; full || task.Generation > held {
+			if task := l.st.Tasks[t]; whole || task.Generation > held {
 				d.Assignments = append(d.Assignments, task.Assignment())
 			}
 		}
@@ -146,7 +106,7 @@ func (l *Leader) answer(id fleet.AgentID) {
 			}
 		}
 	}
-	if !full {
+	if !whole {
 		l.cut(&d)
 	}
 	a.pull = nil
@@ -181,6 +141,8 @@ func (l *Leader) reported(now time.Time, ev Report) {
 	for _, u := range ev.Updates {
 		t := l.st.Tasks[u.Status.Task]
 		switch {
+		case t == nil && l.st.Unsettled[ev.Agent]:
+			l.unknown(ev.Agent, u)
 		case t == nil:
 			// Nobody knows it any more: the agent may drop the update.
 			l.do(Ack{ev.Agent, ev.Session, u.Status.Task, u.ID, 0})

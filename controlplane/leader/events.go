@@ -12,13 +12,20 @@ import (
 type Event interface{ event() }
 
 type (
-	// AgentUp: an agent's session is established. A newer session replaces an
-	// older one of the same agent.
+	// AgentUp: an agent's session is established, or this leader hears of it for
+	// the first time. A newer session replaces an older one of the same agent.
 	AgentUp struct {
 		Agent    fleet.AgentID
 		Session  uint64
 		Hostname string
 		Capacity fleet.Capacity
+		// Boot is the machine's boot id and Epoch the agent's own count of its
+		// sessions, as far as it tells them.
+		Boot  string
+		Epoch uint64
+		// Key is the hash of the key that it has shown, empty where none is known;
+		// Remote is where it comes from.
+		Key, Remote string
 	}
 	// AgentDown: the session has ended. Seen is when the agent was last heard
 	// of, where that is known: a link that was cut is noticed later.
@@ -26,6 +33,11 @@ type (
 		Agent   fleet.AgentID
 		Session uint64
 		Seen    time.Time
+	}
+	// Answered: the agent has answered Ask, so it lives.
+	Answered struct {
+		Agent   fleet.AgentID
+		Session uint64
 	}
 	// Pull: the agent holds this generation and wants what differs. It is kept
 	// until there is something.
@@ -176,6 +188,7 @@ type (
 
 func (AgentUp) event()         {}
 func (AgentDown) event()       {}
+func (Answered) event()        {}
 func (Pull) event()            {}
 func (Report) event()          {}
 func (CapacityChanged) event() {}
@@ -271,6 +284,16 @@ type (
 		Framework fleet.FrameworkID
 		Agent     fleet.AgentID
 	}
+	// Ask wants an answer of an agent; see Answered.
+	Ask struct {
+		Agent   fleet.AgentID
+		Session uint64
+	}
+	// Resync has an agent say again what it holds.
+	Resync struct {
+		Agent   fleet.AgentID
+		Session uint64
+	}
 	// Disconnect ends an agent's session.
 	Disconnect struct {
 		Agent   fleet.AgentID
@@ -290,6 +313,8 @@ func (Rescind) action()        {}
 func (Assign) action()         {}
 func (Ack) action()            {}
 func (Update) action()         {}
+func (Ask) action()            {}
+func (Resync) action()         {}
 func (Disconnect) action()     {}
 
 // Cause says why a session is ended.
@@ -299,6 +324,7 @@ const (
 	CauseRevoked  Cause = "revoked"
 	CauseReplaced Cause = "replaced"
 	CauseUnknown  Cause = "unknown_agent"
+	CauseCloned   Cause = "cloned"
 )
 
 // Config holds the cycle's times; zero values mean the defaults.

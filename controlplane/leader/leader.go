@@ -49,7 +49,13 @@ type launching struct {
 // agentState is what a leader knows of an agent's connection.
 type agentState struct {
 	session uint64 // 0 while there is none
-	pull    *Pull  // waiting for a change
+	boot    string // of the machine that has the session
+	remote  string // where it comes from
+	epoch   uint64 // of the session
+	contest contest
+	key     string  // that the session has shown, or the agent's next one after a renewal over it
+	held    AgentUp // of a session whose key the trio is asked about; its Session is 0 while there is none
+	pull    *Pull   // waiting for a change
 	// away is when the agent was last seen leaving, or when this leader began.
 	away time.Time
 	// since is when the session began, heard when the agent last pulled.
@@ -60,6 +66,8 @@ type agentState struct {
 	reaching bool
 	// tasks are those that the agent is to hold.
 	tasks map[fleet.TaskID]bool
+	// orphans are updates of tasks that nobody here knows, unacknowledged.
+	orphans map[fleet.TaskID][]fleet.StatusUpdate
 	// changes are what was desired anew since the generation base, oldest
 	// first, so that a pull need not walk all tasks.
 	changes []change
@@ -114,6 +122,8 @@ func (l *Leader) Step(now time.Time, ev Event) []Action {
 		l.agentUp(now, ev)
 	case AgentDown:
 		l.agentDown(now, ev)
+	case Answered:
+		l.answered(ev)
 	case Pull:
 		l.pulled(ev)
 	case Report:
@@ -172,6 +182,14 @@ func (l *Leader) Connected(id fleet.AgentID) bool {
 	return a != nil && a.session != 0
 }
 
+// Session returns the agent's session, 0 while it has none.
+func (l *Leader) Session(id fleet.AgentID) uint64 {
+	if a := l.agents[id]; a != nil {
+		return a.session
+	}
+	return 0
+}
+
 // Offers lists the offers that are out, in the order of their ids.
 func (l *Leader) Offers() []fleet.Offer {
 	out := make([]fleet.Offer, 0, len(l.offers))
@@ -202,6 +220,7 @@ func (l *Leader) tick(now time.Time) {
 		}
 	}
 	for _, id := range state.SortedKeys(l.agents) {
+		l.decide(now, id)
 		a, rec := l.agents[id], l.st.Agents[id]
 		if a.session == 0 && rec != nil && !rec.Revoked && rec.Unreachable.IsZero() &&
 			!a.reaching && now.Sub(a.away) >= l.cfg.UnreachableAfter {

@@ -96,6 +96,10 @@ func (b *bench) step(ev leader.Event) {
 			b.logf("failure %s %s", act.Framework, act.Agent)
 		case leader.Reserved:
 			b.logf("reserved %d %s%s", act.Seq, act.Result.Kind, act.Result.Text)
+		case leader.Ask:
+			b.logf("ask %s %d", act.Agent, act.Session)
+		case leader.Resync:
+			b.logf("resync %s %d", act.Agent, act.Session)
 		case leader.Disconnect:
 			b.logf("disconnect %s %d %s", act.Agent, act.Session, act.Cause)
 		}
@@ -122,6 +126,10 @@ func kind(c state.Command) string {
 		return strings.TrimSpace(fmt.Sprintf("kill %s %v %s", c.Kill.ID, c.Kill.Grace, c.Kill.For))
 	case c.Convert != nil:
 		return fmt.Sprintf("convert %s: %v to %v", c.Convert.Agent, c.Convert.From, c.Convert.To)
+	case c.Cloned != nil:
+		return strings.TrimSpace(fmt.Sprintf("cloned %s %s", c.Cloned.Agent, c.Cloned.Key))
+	case c.Confirm != nil:
+		return fmt.Sprintf("confirm %s %s", c.Confirm.Agent, c.Confirm.Key)
 	case c.SetCapacity != nil:
 		return "capacity " + string(c.SetCapacity.Agent)
 	default:

@@ -1,17 +1,31 @@
-// Package sessions holds the agents' connections to a leading replica: it
-// turns their messages into leader events and the leader's actions into
-// messages, and keeps what agents read off their machines, which is soft.
+// Package sessions holds the agents' connections. Every replica terminates
+// agents; one of them leads. The others relay what their agents say to it, over
+// one link each, and hand its answers on.
 //
-// The replica's loop:
+// Every replica, for each agent/1 connection:
 //
 //	m := sessions.New(config)
-//	term := m.Lead(termNumber)              // begin to admit agents
-//	for ev := range m.Events() { ... }      // AgentUp first, AgentDown last
-//	m.Send(agent, session, message)         // never blocks
-//	m.Yield("another replica leads")        // on loss of leadership: end all
+//	go m.Serve(ctx, conn)
 //
-// and for every agent/1 connection: go m.Serve(ctx, session).
+// While it leads:
 //
-// A slow agent never holds up the leader: acknowledgements and desired sets for
-// it are coalesced, and a session whose queue is over its bound is closed.
+//	d := m.Lead(term)                 // its own sessions, and the relayed ones
+//	defer d.Yield()
+//	for ev := range d.Events() { ... } // AgentUp first, AgentDown last
+//	d.Send(session, message)           // never blocks
+//	go d.Serve(ctx, conn)              // for each relay/1 connection
+//
+// While another leads:
+//
+//	err := m.Relay(ctx, conn)          // conn is dialled to the leader; until it ends
+//
+// A session outlives leaders. When its replica follows a new one, the session
+// is announced there, and the agent is told to say again what it holds, since
+// the new leader knows nothing but the replicated state. Numbers of sessions are
+// a desk's own, so nothing said to an older leader is taken for news.
+//
+// What an agent reads off its machine is soft: of readings the last one counts,
+// and it waits for other traffic on the link. A slow agent or replica never
+// holds up the leader: what is for it is coalesced, and a session whose queue
+// is over its bound is closed.
 package sessions

@@ -10,31 +10,43 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
 )
 
-// session is one admitted agent's connection in this term.
+// session is one admitted agent's connection.
 type session struct {
 	m      *Manager
 	id     fleet.AgentID
-	host   string
 	number uint64
-	term   uint64
-	events chan leader.Event
-	done   chan struct{}
 	conn   transport.Session
+	// capability is what the agent understands.
+	capability int
 
-	mu   sync.Mutex
-	soft Soft
-	// The outbox: acknowledgements add up, of desired sets the last one counts.
-	beat    bool // a beat waits for its answer
-	acks    []wire.Ack
-	desired *wire.DesiredSet
-	wake    chan struct{}
+	// binding orders what is put on the uplink, which may block; mu guards the
+	// rest and is held for moments only.
+	binding sync.Mutex
+	up      *uplink
+	welcome bool // has been sent
+	info    wire.SessionUp
+	// capacity is what the agent declared last.
+	capacity fleet.Capacity
+	heard    time.Time // of the agent
+	silence  *silence
+
+	mu sync.Mutex
+	// out is what waits to be sent; of desired sets the last one counts. Resync
+	// stands for Led.
+	out  wire.Relayed
+	term uint64
+	beat bool // a beat waits for its answer
+	// remote is where the agent's packets come from; moved: it does not know yet.
+	remote string
+	moved  bool
+	asked  bool // the next message is an answer
+	wake   chan struct{}
 }
 
 // Serve speaks agent/1 on a connection until it ends. The connection is closed
@@ -73,16 +85,20 @@ func (m *Manager) serve(ctx context.Context, conn transport.Session) error {
 	if !ok {
 		return fmt.Errorf("%T instead of hello", msg)
 	}
-	s, refusal := m.admit(conn, hello)
+	key, refusal := m.cfg.AdmitKey(ctx, conn)
+	var s *session
+	if refusal == nil {
+		s, refusal = m.admit(conn, key, hello)
+	}
 	if refusal != nil {
 		return refuse(ctx, conn, st, control, *refusal)
 	}
 	_ = st.SetDeadline(time.Time{})
 	control.SetLimit(wire.MaxControl)
-	return s.run(ctx, control, hello)
+	return s.run(ctx, control)
 }
 
-// refuse says why and leaves the agent a moment to read it: closing at once
+// refuse says why and leaves the peer a moment to read it: closing at once
 // would overtake the text.
 func refuse(ctx context.Context, conn transport.Session, st transport.Stream, control *wire.Conn, r wire.Refusal) error {
 	if err := control.Send(r); err != nil {
@@ -100,9 +116,10 @@ func refuse(ctx context.Context, conn transport.Session, st transport.Stream, co
 
 // admit decides on a Hello. The certificate has been verified; the record may
 // have changed since.
-func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.Refusal) {
+func (m *Manager) admit(conn transport.Session, key string, h wire.Hello) (*session, *wire.Refusal) {
 	peer := conn.Peer()
 	rec := m.cfg.Agent(fleet.AgentID(peer.ID))
+	elsewhere := &wire.Refusal{Code: wire.RefusedNotLeader, Leader: m.cfg.Leader(), RetryAfter: 2 * time.Second}
 	switch {
 	case peer.Kind != pki.KindAgent || string(h.Agent) != peer.ID:
 		return nil, &wire.Refusal{
@@ -114,45 +131,59 @@ func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.R
 			Code: wire.RefusedTooOld,
 			Text: fmt.Sprintf("the agent speaks capability %d, this control plane needs %d or more; upgrade tender-agent", h.Capability, wire.MinCapability),
 		}
+	case rec != nil && rec.Revoked:
+		return nil, &wire.Refusal{Code: wire.RefusedRevoked, Text: "the agent " + peer.ID + " has been revoked"}
+	case m.stranded():
+		elsewhere.Text = "this replica has lost the others"
+		return nil, elsewhere
+	}
+	if rec == nil {
+		// A replica that does not lead may lag behind an agent that has just
+		// joined; the leader never does.
+		if m.leads() {
+			return nil, &wire.Refusal{Code: wire.RefusedUnknownAgent, Text: "this control plane does not know the agent " + peer.ID + "; join again with a new token"}
+		}
+		elsewhere.Text, elsewhere.RetryAfter = "this replica does not know the agent yet", 500*time.Millisecond
+		return nil, elsewhere
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.term == 0:
-		addr := m.cfg.Leader()
-		return nil, &wire.Refusal{Code: wire.RefusedNotLeader, Text: "this replica does not lead", Leader: addr, RetryAfter: 500 * time.Millisecond}
-	case rec == nil:
-		return nil, &wire.Refusal{Code: wire.RefusedUnknownAgent, Text: "this control plane does not know the agent " + peer.ID + "; join again with a new token"}
-	case rec.Revoked:
-		return nil, &wire.Refusal{Code: wire.RefusedRevoked, Text: "the agent " + peer.ID + " has been revoked"}
-	}
 	m.next++
-	now := time.Now()
 	s := &session{
-		m: m, id: fleet.AgentID(peer.ID), host: h.Hostname, number: m.next, term: m.term,
-		events: m.events, done: m.done, conn: conn, wake: make(chan struct{}, 1),
-		soft: Soft{Since: now, LastSeen: now, Link: transport.LinkOf(conn), Remote: transport.RemoteAddr(conn), Version: h.Version},
+		m: m, id: fleet.AgentID(peer.ID), number: m.next, conn: conn, capability: h.Capability,
+		wake: make(chan struct{}, 1), capacity: h.Capacity, heard: time.Now(), silence: newSilence(conn, h.Beat),
+		info: wire.SessionUp{
+			Agent: fleet.AgentID(peer.ID), Hostname: h.Hostname, BootID: h.BootID, Epoch: h.Epoch, Version: h.Version,
+			Since: time.Now(), Link: transport.LinkOf(conn), Remote: transport.RemoteAddr(conn),
+			Key: key,
+		},
 	}
-	if old := m.byID[s.id]; old != nil {
-		_ = old.conn.Close(transport.CodeReplaced, "the same agent has opened a newer session")
-	}
-	m.byID[s.id] = s
+	s.remote = s.info.Remote
+	m.open[s.number] = s
 	return s, nil
 }
 
 // run carries one session; all its goroutines end before it returns.
-func (s *session) run(ctx context.Context, control *wire.Conn, h wire.Hello) error {
+func (s *session) run(ctx context.Context, control *wire.Conn) error {
 	defer s.leave()
+	defer s.silence.stop()
 	bundle := s.m.cfg.Bundle()
+	s.m.mu.Lock()
+	up := s.m.up
+	s.m.mu.Unlock()
+	var term uint64
+	if up != nil {
+		term = up.term
+	}
 	err := control.Send(wire.Welcome{
-		Capability: wire.Capability, Term: s.term, Replica: s.m.cfg.Replica, Heartbeat: Heartbeat,
-		BundleVersion: bundle.Version, Bundle: bundle.PEM(), Replicas: s.m.cfg.Replicas(),
+		Capability: wire.Capability, Term: term, Replica: s.m.cfg.Replica, Heartbeat: Heartbeat,
+		BundleVersion: bundle.Version, Bundle: bundle.PEM(), Replicas: s.m.cfg.Replicas(), Spread: s.m.spread(),
 	})
 	if err != nil {
 		return fmt.Errorf("send welcome: %w", err)
 	}
-	s.emit(leader.AgentUp{Agent: s.id, Session: s.number, Hostname: h.Hostname, Capacity: h.Capacity})
-	s.m.cfg.Log.Info("agent connected", "agent", s.id, "link", s.soft.Link, "remote", s.soft.Remote, "version", h.Version)
+	s.welcomed(up)
+	s.m.cfg.Log.Info("agent connected", "agent", s.id, "link", s.info.Link, "remote", s.info.Remote, "version", s.info.Version)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		err := s.read(control)
@@ -164,12 +195,10 @@ func (s *session) run(ctx context.Context, control *wire.Conn, h wire.Hello) err
 	g.Go(func() error { return s.write(ctx, control) })
 	g.Go(func() error { return s.acceptStreams(ctx, g) })
 	g.Go(func() error {
-		// Unblocks the reader when another part has failed or the term ended.
+		// Unblocks the reader when another part has failed.
 		select {
 		case <-ctx.Done():
 			_ = s.conn.Close(transport.CodeDraining, "the replica is stopping")
-		case <-s.done:
-			_ = s.conn.Close(transport.CodeNotLeader, "another replica leads")
 		case <-s.conn.Context().Done():
 		}
 		return context.Cause(s.conn.Context())
@@ -177,26 +206,83 @@ func (s *session) run(ctx context.Context, control *wire.Conn, h wire.Hello) err
 	return g.Wait()
 }
 
-// emit hands the leader an event, unless the term is over.
-func (s *session) emit(ev leader.Event) {
-	select {
-	case s.events <- ev:
-	case <-s.done:
+// welcomed announces the session. The Welcome has told the agent of up, so it
+// needs to be told only what has changed since.
+func (s *session) welcomed(up *uplink) {
+	s.binding.Lock()
+	s.welcome, s.up = true, up
+	if up != nil {
+		s.mu.Lock()
+		s.term = up.term
+		s.mu.Unlock()
+		up.put(s.announcement())
+	}
+	s.binding.Unlock()
+	s.bind()
+}
+
+// announcement is what a leader that knows nothing of the session must hear.
+// The caller holds binding.
+func (s *session) announcement() wire.Relayed {
+	info, capacity := s.info, s.capacity
+	return wire.Relayed{Session: s.number, Up: &info, Capacity: &capacity, Ago: time.Since(s.heard)}
+}
+
+// bind follows the manager to another leader.
+func (s *session) bind() {
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	s.m.mu.Lock()
+	up, open := s.m.up, s.m.open[s.number] == s
+	s.m.mu.Unlock()
+	if !s.welcome || !open || s.up == up {
+		return
+	}
+	s.up = up
+	if up != nil {
+		up.put(s.announcement())
+	}
+	if s.capability < 3 && up != nil {
+		// It knows one leader a session.
+		_ = s.conn.Close(transport.CodeNotLeader, "another replica leads")
+		return
+	}
+	var term uint64
+	if up != nil {
+		term = up.term
+	}
+	s.mu.Lock()
+	s.out, s.term, s.asked = wire.Relayed{Resync: true}, term, false
+	s.mu.Unlock()
+	s.rouse()
+}
+
+// put hands on what is new.
+func (s *session) put(item wire.Relayed) {
+	item.Session = s.number
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	s.heard = time.Now()
+	if item.Capacity != nil {
+		s.capacity = *item.Capacity
+	}
+	s.mu.Lock()
+	s.asked, item.Answered = false, s.asked
+	s.mu.Unlock()
+	if s.up != nil {
+		s.up.put(item)
 	}
 }
 
 func (s *session) leave() {
-	m := s.m
-	s.mu.Lock()
-	soft := s.soft
-	s.mu.Unlock()
-	m.mu.Lock()
-	if m.byID[s.id] == s {
-		delete(m.byID, s.id)
-		m.gone[s.id] = soft
+	s.m.mu.Lock()
+	delete(s.m.open, s.number)
+	s.m.mu.Unlock()
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	if s.up != nil && s.welcome {
+		s.up.put(wire.Relayed{Session: s.number, Down: true, Ago: time.Since(s.heard)})
 	}
-	m.mu.Unlock()
-	s.emit(leader.AgentDown{Agent: s.id, Session: s.number, Seen: soft.LastSeen})
 }
 
 func (s *session) read(control *wire.Conn) error {
@@ -208,47 +294,90 @@ func (s *session) read(control *wire.Conn) error {
 			}
 			return fmt.Errorf("read control stream: %w", err)
 		}
-		s.mu.Lock()
-		s.soft.LastSeen = time.Now()
-		if r, ok := msg.(wire.Readings); ok {
-			s.soft.Readings = r.Readings
-		}
-		s.mu.Unlock()
+		s.silence.heard()
+		s.observe()
 		switch msg := msg.(type) {
+		case wire.Beat:
+			if msg.Every > 0 {
+				s.silence.set(msg.Every)
+			}
+			s.answerBeat()
+			s.put(wire.Relayed{})
 		case wire.Readings:
-			s.queue(wire.Acks{}) // lets the agent know that the replica lives
+			s.answerBeat()
+			s.put(wire.Relayed{Readings: &msg.Readings})
 		case wire.Pull:
-			s.emit(leader.Pull{Agent: s.id, Session: s.number, Generation: msg.Generation, Full: msg.Full, Stamp: msg.Stamp, CaughtUp: msg.CaughtUp})
+			s.put(wire.Relayed{Pull: &msg})
 		case wire.Report:
-			s.emit(leader.Report{Agent: s.id, Session: s.number, Updates: msg.Updates})
+			s.put(wire.Relayed{Updates: msg.Updates})
+		case wire.KeyStored:
+			// The key that it has shown is going to be the one before. A later
+			// leader must not take that for a copy's.
+			s.binding.Lock()
+			s.info.Key = ""
+			s.binding.Unlock()
 		case wire.CapacityChanged:
-			s.emit(leader.CapacityChanged{Agent: s.id, Session: s.number, Hostname: s.host, Capacity: msg.Capacity})
+			s.put(wire.Relayed{Capacity: &msg.Capacity})
 		default:
 			return fmt.Errorf("an agent must not send %T", msg)
 		}
 	}
 }
 
-// queue adds a message to the outbox.
-func (s *session) queue(msg wire.Message) {
+// observe tells the agent when it comes from another address than before, which
+// after a silence means that a NAT has forgotten it.
+func (s *session) observe() {
+	addr := transport.RemoteAddr(s.conn)
 	s.mu.Lock()
-	switch msg := msg.(type) {
-	case wire.Acks:
-		s.beat = s.beat || len(msg.Acks) == 0
-		s.acks = append(s.acks, msg.Acks...)
-	case wire.DesiredSet:
-		s.desired = &msg
+	moved := addr != s.remote && s.capability >= 3
+	if moved {
+		s.remote, s.moved = addr, true
 	}
-	full := len(s.acks) > maxQueued
+	s.mu.Unlock()
+	if moved {
+		s.m.cfg.Log.Info("agent's address changed", "agent", s.id, "remote", addr)
+		s.rouse()
+	}
+}
+
+// answerBeat lets the agent know that the replica lives. Over QUIC one that
+// knows beats sees its packets acknowledged.
+func (s *session) answerBeat() {
+	if s.capability >= 3 && s.info.Link == "quic" {
+		return
+	}
+	s.mu.Lock()
+	s.beat = true
+	s.mu.Unlock()
+	s.rouse()
+}
+
+// deliver adds what the leader has for the agent to the outbox.
+func (s *session) deliver(item wire.Relayed) {
+	if item.Close != nil {
+		_ = s.conn.Close(transport.Code(item.Close.Code), item.Close.Reason)
+		return
+	}
+	if item.Resync && s.capability < 3 {
+		_ = s.conn.Close(transport.CodeNotLeader, "connect again")
+		return
+	}
+	s.mu.Lock()
+	s.out.Acks = append(s.out.Acks, item.Acks...)
+	if item.Desired != nil {
+		s.out.Desired = item.Desired
+	}
+	s.out.Resync = s.out.Resync || item.Resync
+	if item.Ask {
+		s.out.Ask, s.asked = true, true
+	}
+	full := len(s.out.Acks) > maxQueued
 	s.mu.Unlock()
 	if full {
 		_ = s.conn.Close(transport.CodeBusy, "the agent does not read its messages")
 		return
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.rouse()
 }
 
 func (s *session) write(ctx context.Context, control *wire.Conn) error {
@@ -258,61 +387,43 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 			return context.Cause(ctx)
 		case <-s.wake:
 		}
-		s.mu.Lock()
-		acks, desired, beat := s.acks, s.desired, s.beat
-		s.acks, s.desired, s.beat = nil, nil, false
-		s.mu.Unlock()
-		if len(acks) > 0 || beat {
-			if err := control.Send(wire.Acks{Acks: acks}); err != nil {
-				return fmt.Errorf("send acknowledgements: %w", err)
-			}
-		}
-		if desired != nil {
-			if err := control.Send(*desired); err != nil {
-				return fmt.Errorf("send desired set: %w", err)
+		for _, m := range s.take() {
+			if err := control.Send(m); err != nil {
+				return fmt.Errorf("send %T: %w", m, err)
 			}
 		}
 	}
 }
 
-// acceptStreams answers the streams that the agent opens besides its control
-// stream; the transport bounds how many there can be.
-func (s *session) acceptStreams(ctx context.Context, g *errgroup.Group) error {
-	for {
-		st, err := s.conn.Accept(ctx)
-		if err != nil {
-			return fmt.Errorf("accept stream: %w", err)
-		}
-		if st.Kind() != transport.StreamRenew {
-			st.Reset()
-			continue
-		}
-		g.Go(func() error {
-			if err := s.renew(ctx, st); err != nil {
-				s.m.cfg.Log.Warn("renewal failed", "agent", s.id, "error", err)
-			}
-			return nil
-		})
+// take empties the outbox.
+func (s *session) take() []wire.Message {
+	s.mu.Lock()
+	out, beat, moved := s.out, s.beat, s.moved
+	s.out, s.beat, s.moved = wire.Relayed{}, false, false
+	term, remote := s.term, s.remote
+	s.mu.Unlock()
+	var msgs []wire.Message
+	if out.Resync {
+		msgs = append(msgs, wire.Led{Term: term})
 	}
+	if out.Ask && s.capability >= 3 {
+		msgs = append(msgs, wire.Ask{})
+	}
+	if moved {
+		msgs = append(msgs, wire.Observed{Addr: remote})
+	}
+	if len(out.Acks) > 0 || beat {
+		msgs = append(msgs, wire.Acks{Acks: out.Acks})
+	}
+	if out.Desired != nil {
+		msgs = append(msgs, wire.DesiredSet{Desired: *out.Desired})
+	}
+	return msgs
 }
 
-// renew signs the agent's next certificate. Whom it is for comes from the
-// verified session, never from the request.
-func (s *session) renew(ctx context.Context, st transport.Stream) error {
-	defer st.Close() //nolint:errcheck // the reply is written; nothing is left to do
-	_ = st.SetDeadline(time.Now().Add(helloTime))
-	conn := wire.NewConn(st, wire.MaxRenew)
-	msg, err := conn.Recv()
-	if err != nil {
-		return fmt.Errorf("read request: %w", err)
+func (s *session) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
-	req, ok := msg.(wire.RenewRequest)
-	if !ok {
-		return fmt.Errorf("%T instead of a request", msg)
-	}
-	cert, err := s.m.cfg.Renew(ctx, s.conn.Peer(), req.CSR)
-	if err != nil {
-		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedBadRequest, Text: err.Error()}))
-	}
-	return conn.Send(cert)
 }

@@ -3,12 +3,10 @@ package sessions
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
-	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -18,25 +16,44 @@ import (
 // Heartbeat is how often an agent sends readings, and so shows that it lives.
 const Heartbeat = 10 * time.Second
 
-// helloTime bounds the wait for an agent's first message.
+// helloTime bounds the wait for a peer's first message.
 const helloTime = 10 * time.Second
 
-// maxQueued bounds the messages that wait for one slow agent.
+// maxQueued bounds the acknowledgements, and the updates, that wait for one
+// slow agent or one slow leader.
 const maxQueued = 4096
+
+// leaderless is how long a replica keeps its agents when it knows no leader.
+// An election takes a second or two; who is cut off from the others for longer
+// had better send its agents to them.
+const leaderless = 20 * time.Second
 
 // Config is what the sessions need of their replica.
 type Config struct {
-	Replica fleet.ReplicaID
+	Replica     fleet.ReplicaID
+	TrustDomain string
 	// Leader returns the address of the leader, "" when none is known.
 	Leader func() string
 	// Agent returns the record of an agent, nil when it is not admitted.
 	Agent func(fleet.AgentID) *fleet.Agent
+	// Agents counts the fleet's agents.
+	Agents func() int
 	// Bundle and Replicas go into every Welcome.
 	Bundle   func() *pki.Bundle
 	Replicas func() []string
-	// Renew signs the next certificate of an agent.
-	Renew func(ctx context.Context, peer pki.Identity, csr []byte) (wire.Certificate, error)
-	Log   *slog.Logger
+	// AdmitKey returns the pin of the key that an agent has shown, and refuses
+	// one that the agent has left behind. It may wait for the trio.
+	AdmitKey func(ctx context.Context, conn transport.Session) (key string, refusal *wire.Refusal)
+	// Renew signs the next certificate of an agent and returns the pin of the
+	// next key; Stored commits that the agent has both on disk. They are called
+	// while leading.
+	Renew  func(ctx context.Context, peer pki.Identity, req wire.RenewRequest) (cert wire.Certificate, next string, err error)
+	Stored func(ctx context.Context, peer pki.Identity, next string) error
+	// ResetKey signs stateless resets; Keep stores that of the leader for the
+	// next start.
+	ResetKey [32]byte
+	Keep     func(key [32]byte) error
+	Log      *slog.Logger
 }
 
 // Soft is what is known of a connected agent and never replicated.
@@ -44,134 +61,134 @@ type Soft struct {
 	Since, LastSeen time.Time
 	Link, Remote    string
 	Version         string
-	Readings        fleet.Readings
+	// Replica is the one that has the session.
+	Replica  fleet.ReplicaID
+	Readings fleet.Readings
+}
+
+// uplink is the way to the leader of a term. It is compared by its address.
+type uplink struct {
+	term uint64
+	// put hands on what is new of a session. It may block while the leader is
+	// busy and returns at once when the term is over.
+	put func(wire.Relayed)
+	// renew carries a renewal.
+	renew func(ctx context.Context, s *session, st transport.Stream) error
 }
 
 // Manager holds the sessions of one replica. It is safe for concurrent use.
 type Manager struct {
-	cfg    Config
-	mu     sync.Mutex
-	term   uint64 // 0 while this replica does not lead
-	events chan leader.Event
-	done   chan struct{} // closed when the term ends
-	next   uint64
-	byID   map[fleet.AgentID]*session
-	gone   map[fleet.AgentID]Soft // last seen, of agents that left
+	cfg  Config
+	mu   sync.Mutex
+	up   *uplink // nil while no leader is known
+	desk *Desk   // while this replica leads
+	lost time.Time
+	next uint64
+	open map[uint64]*session
 }
 
-// New returns a manager that refuses agents until Lead.
+// New returns a manager without sessions.
 func New(cfg Config) *Manager {
-	return &Manager{cfg: cfg, byID: map[fleet.AgentID]*session{}, gone: map[fleet.AgentID]Soft{}}
+	return &Manager{cfg: cfg, open: map[uint64]*session{}, lost: time.Now()}
 }
 
-// Lead begins to admit agents in a term and returns their events. The owner
-// reads them until Yield.
-func (m *Manager) Lead(term uint64) <-chan leader.Event {
+// follow makes up the way to the leader and announces every session there.
+func (m *Manager) follow(up *uplink) {
+	m.mu.Lock()
+	m.up = up
+	m.mu.Unlock()
+	m.rebind()
+}
+
+// unfollow ends a way, if no other has taken its place.
+func (m *Manager) unfollow(up *uplink) {
+	m.mu.Lock()
+	if m.up == up {
+		m.up, m.lost = nil, time.Now()
+	}
+	m.mu.Unlock()
+	m.rebind()
+}
+
+// rebind has every session look where the leader is.
+func (m *Manager) rebind() {
+	for _, s := range m.sessions() {
+		s.bind()
+	}
+}
+
+func (m *Manager) sessions() []*session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.term, m.events, m.done = term, make(chan leader.Event, 1024), make(chan struct{})
-	return m.events
+	out := make([]*session, 0, len(m.open))
+	for _, s := range m.open {
+		out = append(out, s)
+	}
+	return out
 }
 
-// Yield ends the term: every session is told to look for the leader.
-func (m *Manager) Yield(reason string) {
-	m.mu.Lock()
-	if m.term == 0 {
-		m.mu.Unlock()
-		return
-	}
-	m.term = 0
-	close(m.done)
-	open := m.byID
-	m.byID = map[fleet.AgentID]*session{}
-	m.mu.Unlock()
-	for _, s := range open {
-		_ = s.conn.Close(transport.CodeNotLeader, reason)
-	}
-}
-
-// Send queues a message for an agent. It is dropped when the session is over:
-// the agent pulls and resends in its next one.
-func (m *Manager) Send(id fleet.AgentID, session uint64, msg wire.Message) {
-	if s := m.find(id, session); s != nil {
-		s.queue(msg)
-	}
-}
-
-// Disconnect ends a session with a code that the agent acts on.
-func (m *Manager) Disconnect(id fleet.AgentID, session uint64, code transport.Code, reason string) {
-	if s := m.find(id, session); s != nil {
-		_ = s.conn.Close(code, reason)
-	}
-}
-
-func (m *Manager) find(id fleet.AgentID, session uint64) *session {
+// stranded reports whether this replica has known no leader for so long that
+// agents are better off elsewhere.
+func (m *Manager) stranded() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.byID[id]; s != nil && s.number == session {
-		return s
-	}
-	return nil
+	return m.up == nil && time.Since(m.lost) >= leaderless
 }
 
-// Soft returns what is known of an agent and whether it is connected now.
-func (m *Manager) Soft(id fleet.AgentID) (Soft, bool) {
-	m.mu.Lock()
-	s := m.byID[id]
-	gone := m.gone[id]
-	m.mu.Unlock()
-	if s == nil {
-		return gone, false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.soft, true
-}
-
-// ErrNotConnected: the agent has no session with this replica.
-var ErrNotConnected = errors.New("the agent is not connected")
-
-// Logs reads a task's output from its agent and hands it to emit until it is
-// complete, emit fails or ctx ends.
-func (m *Manager) Logs(ctx context.Context, id fleet.AgentID, req wire.LogsRequest, emit func(stderr bool, data []byte) error) error {
-	m.mu.Lock()
-	s := m.byID[id]
-	m.mu.Unlock()
-	if s == nil {
-		return ErrNotConnected
-	}
-	st, err := s.conn.Open(ctx, transport.StreamLogs)
-	if err != nil {
-		return fmt.Errorf("open log stream: %w", err)
-	}
-	defer st.Reset()
-	defer context.AfterFunc(ctx, st.Reset)()
-	conn := wire.NewConn(st, wire.MaxControl)
-	if err := conn.Send(req); err != nil {
-		return fmt.Errorf("ask for logs: %w", err)
-	}
+// Watch sends the agents away when this replica is cut off from the others. It
+// returns when ctx ends.
+func (m *Manager) Watch(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	for {
-		msg, err := conn.Recv()
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("read logs: %w", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
 		}
-		switch msg := msg.(type) {
-		case wire.LogChunk:
-			if err := emit(msg.Stderr, msg.Data); err != nil {
-				return err
-			}
-		case wire.LogEnd:
-			return nil
-		case wire.Refusal:
-			return &RefusedError{msg}
-		default:
-			return fmt.Errorf("read logs: unexpected %T", msg)
+		if !m.stranded() {
+			continue
+		}
+		for _, s := range m.sessions() {
+			_ = s.conn.Close(transport.CodeNotLeader, "this replica has lost the others; try another one")
 		}
 	}
 }
+
+// Revoked ends the sessions of a banned agent, whoever leads.
+func (m *Manager) Revoked(banned func(pki.Identity) bool) {
+	for _, s := range m.sessions() {
+		if banned(s.conn.Peer()) {
+			_ = s.conn.Close(transport.CodeRevoked, "revoked")
+		}
+	}
+}
+
+// deliver hands a session what the leader has for it. It never blocks.
+func (m *Manager) deliver(item wire.Relayed) {
+	m.mu.Lock()
+	s := m.open[item.Session]
+	m.mu.Unlock()
+	if s != nil {
+		s.deliver(item)
+	}
+}
+
+// find returns an open session by its number.
+func (m *Manager) find(number uint64) *session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open[number]
+}
+
+// spread is over how long the agents of this replica spread out if it dies: as
+// many handshakes as a replica of two processors can take beside its work.
+func (m *Manager) spread() time.Duration {
+	return min(10*time.Second, time.Duration(m.cfg.Agents())*time.Millisecond)
+}
+
+// ErrNotConnected: the agent has no session with any replica.
+var ErrNotConnected = errors.New("the agent is not connected")
 
 // RefusedError is an agent's refusal.
 type RefusedError struct{ Refusal wire.Refusal }

@@ -45,6 +45,12 @@ type Command struct {
 	Replace        *Replace
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
+
+	NoteReplica *NoteReplica
+	Settle      *Settle
+	Rekey       *Rekey
+	Confirm     *Confirm
+	Cloned      *Cloned
 }
 
 type (
@@ -83,6 +89,14 @@ type (
 	}
 	// DropReplica forgets a replica that was removed from the trio.
 	DropReplica struct{ ID fleet.ReplicaID }
+	// NoteReplica records what a replica says that it runs.
+	NoteReplica struct {
+		ID         fleet.ReplicaID
+		Version    string
+		Capability uint64
+	}
+	// Settle says that what an agent runs beyond a restored state is to end.
+	Settle struct{ Agent fleet.AgentID }
 	// SetCapacity records what an agent declares.
 	SetCapacity struct {
 		Agent    fleet.AgentID
@@ -234,6 +248,8 @@ const (
 	OK            Kind = ""
 	NotFound      Kind = "not_found"
 	Conflict      Kind = "conflict"
+	Foreign       Kind = "foreign_key" // a key that is not the agent's, and never was
+	PastKey       Kind = "past_key"    // one that it has left behind
 	Invalid       Kind = "invalid"
 	TokenUnknown  Kind = "token_unknown"
 	TokenUsed     Kind = "token_used"

@@ -22,6 +22,7 @@ const (
 	MaxStatuses = 64      // of a check by HTTP
 	MaxReplicas = 16
 	MaxChain    = 8
+	MaxBundle   = 64 << 10
 	MaxLogChunk = 64 << 10
 )
 
@@ -45,30 +46,40 @@ func check(m Message, received bool) error {
 	case DesiredSet:
 		c.desired(m.Desired)
 	case Report:
-		c.count("updates", len(m.Updates), MaxItems)
-		for i := range m.Updates {
-			c.update(&m.Updates[i])
-		}
+		c.updates(m.Updates)
 	case Acks:
-		c.count("acknowledgements", len(m.Acks), MaxItems)
-		for i := range m.Acks {
-			c.id("task", string(m.Acks[i].Task))
-			c.id("update", string(m.Acks[i].Update))
-		}
+		c.acks(m.Acks)
 	case CapacityChanged:
 		c.capacity(m.Capacity)
 	case Readings:
 		c.readings(m.Readings)
+	case Beat:
+		c.notNegative("time between beats", int64(m.Every))
+	case Observed:
+		c.text("address", m.Addr, MaxName)
 	case Goaway:
 		c.free("text", m.Text, MaxText)
 		c.text("leader", m.Leader, MaxName)
 	case Certificate:
 		c.count("certificates", len(m.Chain), MaxChain)
+	case RenewRequest:
+		c.count("key bytes", len(m.Key), MaxName)
+		c.count("proof bytes", len(m.Proof), MaxName)
+	case Bundle:
+		c.count("bundle bytes", len(m.Roots), MaxBundle)
 	case LogsRequest:
 		c.id("task", string(m.Task))
 		c.atLeast("tail", int64(m.Tail), -1)
 	case LogChunk:
 		c.count("log bytes", len(m.Data), MaxLogChunk)
+	case Relay:
+		c.relay(m)
+	case RelayHello:
+		c.notNegative("capability", int64(m.Capability))
+		c.id("replica", string(m.Replica))
+	case RelayWelcome:
+		c.notNegative("capability", int64(m.Capability))
+		c.count("bytes of the reset key", len(m.ResetKey), MaxName)
 	}
 	return c.err
 }
@@ -143,6 +154,7 @@ func (c *checker) hello(m Hello) {
 	c.free("version", m.Version, MaxName)
 	c.free("hostname", m.Hostname, MaxName)
 	c.free("boot id", m.BootID, MaxName)
+	c.notNegative("time between beats", int64(m.Beat))
 	c.capacity(m.Capacity)
 }
 
@@ -150,6 +162,7 @@ func (c *checker) welcome(m Welcome) {
 	c.notNegative("capability", int64(m.Capability))
 	c.id("replica", string(m.Replica))
 	c.notNegative("heartbeat", int64(m.Heartbeat))
+	c.notNegative("spread", int64(m.Spread))
 	c.count("replicas", len(m.Replicas), MaxReplicas)
 	for _, r := range m.Replicas {
 		c.text("address", r, MaxName)
@@ -235,6 +248,21 @@ func (c *checker) uuid(id gpu.UUID) {
 			c.fail("GPU name %q", string(id))
 			return
 		}
+	}
+}
+
+func (c *checker) updates(us []fleet.StatusUpdate) {
+	c.count("updates", len(us), MaxItems)
+	for i := range us {
+		c.update(&us[i])
+	}
+}
+
+func (c *checker) acks(as []Ack) {
+	c.count("acknowledgements", len(as), MaxItems)
+	for i := range as {
+		c.id("task", string(as[i].Task))
+		c.id("update", string(as[i].Update))
 	}
 }
 

@@ -16,19 +16,21 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		m := b.Hello
 		return Hello{
 			Capability: int(m.Capability), Agent: fleet.AgentID(m.Agent), Version: m.Version, Hostname: m.Hostname,
-			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation,
+			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
+			BundleVersion: m.BundleVersion, Beat: time.Duration(m.BeatNs),
 		}, nil
 	case *pb.Envelope_Welcome:
 		m := b.Welcome
 		return Welcome{
 			Capability: int(m.Capability), Term: m.Term, Replica: fleet.ReplicaID(m.Replica), Heartbeat: time.Duration(m.HeartbeatNs),
 			BundleVersion: m.BundleVersion, Bundle: m.Bundle, Replicas: m.Replicas,
+			Spread: time.Duration(m.SpreadNs),
 		}, nil
 	case *pb.Envelope_Refusal:
 		m := b.Refusal
 		return Refusal{Code: RefusalCode(m.Code), Text: m.Text, Leader: m.Leader, RetryAfter: time.Duration(m.RetryAfterNs)}, nil
 	case *pb.Envelope_Pull:
-		return Pull{Term: b.Pull.Term, Generation: b.Pull.Generation, Full: b.Pull.Full, Stamp: b.Pull.Stamp, CaughtUp: b.Pull.CaughtUp}, nil
+		return pullFrom(b.Pull), nil
 	case *pb.Envelope_Desired:
 		return DesiredSet{desiredFrom(b.Desired)}, nil
 	case *pb.Envelope_Report:
@@ -39,10 +41,14 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return CapacityChanged{capacityFrom(b.Capacity)}, nil
 	case *pb.Envelope_Readings:
 		return Readings{readingsFrom(b.Readings)}, nil
+	case *pb.Envelope_Beat:
+		return Beat{Every: time.Duration(b.Beat.EveryNs)}, nil
+	case *pb.Envelope_Observed:
+		return Observed{Addr: b.Observed.Addr}, nil
 	case *pb.Envelope_Goaway:
 		return Goaway{Text: b.Goaway.Text, Leader: b.Goaway.Leader}, nil
 	case *pb.Envelope_RenewRequest:
-		return RenewRequest{CSR: b.RenewRequest.Csr}, nil
+		return RenewRequest{CSR: b.RenewRequest.Csr, Key: b.RenewRequest.Key, Proof: b.RenewRequest.Proof}, nil
 	case *pb.Envelope_Certificate:
 		m := b.Certificate
 		return Certificate{Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion}, nil
@@ -51,8 +57,27 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return LogsRequest{Task: fleet.TaskID(m.Task), Follow: m.Follow, Tail: int(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr}, nil
 	case *pb.Envelope_LogChunk:
 		return LogChunk{Stderr: b.LogChunk.Stderr, Data: b.LogChunk.Data}, nil
+	case *pb.Envelope_Bundle:
+		return Bundle{Version: b.Bundle.Version, Roots: b.Bundle.Roots, Renew: b.Bundle.Renew}, nil
+	case *pb.Envelope_BundleHeld:
+		return BundleHeld{Version: b.BundleHeld.Version}, nil
+	case *pb.Envelope_KeyStored:
+		return KeyStored{}, nil
 	case *pb.Envelope_LogEnd:
 		return LogEnd{}, nil
+	case *pb.Envelope_Led:
+		return Led{Term: b.Led.Term}, nil
+	case *pb.Envelope_Ask:
+		return Ask{}, nil
+	case *pb.Envelope_Relay:
+		return relayFrom(b.Relay), nil
+	case *pb.Envelope_RelayHello:
+		return RelayHello{Capability: int(b.RelayHello.Capability), Replica: fleet.ReplicaID(b.RelayHello.Replica)}, nil
+	case *pb.Envelope_RelayWelcome:
+		m := b.RelayWelcome
+		return RelayWelcome{Capability: int(m.Capability), Term: m.Term, ResetKey: m.ResetKey}, nil
+	case *pb.Envelope_Through:
+		return Through{Session: b.Through.Session}, nil
 	default:
 		return nil, ErrUnknownMessage
 	}
@@ -142,7 +167,7 @@ func capacityFrom(c *pb.Capacity) fleet.Capacity {
 func readingsFrom(r *pb.Readings) fleet.Readings {
 	out := fleet.Readings{
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
-		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime,
+		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs),
 	}
 	if len(r.Gpus) > 0 {
 		out.GPUs = make([]gpu.Reading, len(r.Gpus))

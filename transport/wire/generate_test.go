@@ -27,12 +27,23 @@ var everyMessage = []Message{
 	Acks{},
 	CapacityChanged{},
 	Readings{},
+	Beat{},
+	Observed{},
 	Goaway{},
 	RenewRequest{},
 	Certificate{},
 	LogsRequest{},
 	LogChunk{},
 	LogEnd{},
+	Bundle{},
+	BundleHeld{},
+	KeyStored{},
+	Led{},
+	Ask{},
+	Relay{},
+	RelayHello{},
+	RelayWelcome{},
+	Through{},
 }
 
 // maker fills any message by reflection, so that a field added to a noun is in
@@ -50,7 +61,7 @@ func (g maker) message(like Message) Message {
 }
 
 // signed are the integers that may be negative.
-var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent"}
+var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent", "ClockOff"}
 
 func (g maker) fill(v reflect.Value, name string) {
 	if g.known(v) {

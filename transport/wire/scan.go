@@ -42,7 +42,7 @@ func shapeOf(d protoreflect.MessageDescriptor) *shape {
 // stand for hundreds in memory, so the length of a frame alone does not bound
 // what decoding it takes.
 func (s *shape) scan(b []byte) error {
-	var counts [32]int // no field number here is larger
+	var counts [64]int // no field number here is larger
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {

@@ -20,19 +20,21 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_Hello{Hello: &pb.Hello{
 			Capability: int64(m.Capability), Agent: string(m.Agent), Version: text(m.Version, MaxName),
 			Hostname: text(m.Hostname, MaxName), BootId: text(m.BootID, MaxName),
-			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation,
+			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
+			BundleVersion: m.BundleVersion, BeatNs: int64(m.Beat),
 		}}
 	case Welcome:
 		e.Body = &pb.Envelope_Welcome{Welcome: &pb.Welcome{
 			Capability: int64(m.Capability), Term: m.Term, Replica: string(m.Replica), HeartbeatNs: int64(m.Heartbeat),
 			BundleVersion: m.BundleVersion, Bundle: m.Bundle, Replicas: m.Replicas,
+			SpreadNs: int64(m.Spread),
 		}}
 	case Refusal:
 		e.Body = &pb.Envelope_Refusal{Refusal: &pb.Refusal{
 			Code: string(m.Code), Text: text(m.Text, MaxText), Leader: m.Leader, RetryAfterNs: int64(m.RetryAfter),
 		}}
 	case Pull:
-		e.Body = &pb.Envelope_Pull{Pull: &pb.Pull{Term: m.Term, Generation: m.Generation, Full: m.Full, Stamp: m.Stamp, CaughtUp: m.CaughtUp}}
+		e.Body = &pb.Envelope_Pull{Pull: pullTo(m)}
 	case DesiredSet:
 		e.Body = &pb.Envelope_Desired{Desired: desiredTo(m.Desired)}
 	case Report:
@@ -43,10 +45,14 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_Capacity{Capacity: capacityTo(m.Capacity)}
 	case Readings:
 		e.Body = &pb.Envelope_Readings{Readings: readingsTo(m.Readings)}
+	case Beat:
+		e.Body = &pb.Envelope_Beat{Beat: &pb.Beat{EveryNs: int64(m.Every)}}
+	case Observed:
+		e.Body = &pb.Envelope_Observed{Observed: &pb.Observed{Addr: m.Addr}}
 	case Goaway:
 		e.Body = &pb.Envelope_Goaway{Goaway: &pb.Goaway{Text: text(m.Text, MaxText), Leader: m.Leader}}
 	case RenewRequest:
-		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR}}
+		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR, Key: m.Key, Proof: m.Proof}}
 	case Certificate:
 		e.Body = &pb.Envelope_Certificate{Certificate: &pb.Certificate{
 			Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion,
@@ -57,8 +63,28 @@ func toWire(m Message) (*pb.Envelope, error) {
 		}}
 	case LogChunk:
 		e.Body = &pb.Envelope_LogChunk{LogChunk: &pb.LogChunk{Stderr: m.Stderr, Data: m.Data}}
+	case Bundle:
+		e.Body = &pb.Envelope_Bundle{Bundle: &pb.Bundle{Version: m.Version, Roots: m.Roots, Renew: m.Renew}}
+	case BundleHeld:
+		e.Body = &pb.Envelope_BundleHeld{BundleHeld: &pb.BundleHeld{Version: m.Version}}
+	case KeyStored:
+		e.Body = &pb.Envelope_KeyStored{KeyStored: &pb.KeyStored{}}
 	case LogEnd:
 		e.Body = &pb.Envelope_LogEnd{LogEnd: &pb.LogEnd{}}
+	case Led:
+		e.Body = &pb.Envelope_Led{Led: &pb.Led{Term: m.Term}}
+	case Ask:
+		e.Body = &pb.Envelope_Ask{Ask: &pb.Ask{}}
+	case Relay:
+		e.Body = &pb.Envelope_Relay{Relay: relayTo(m)}
+	case RelayHello:
+		e.Body = &pb.Envelope_RelayHello{RelayHello: &pb.RelayHello{Capability: int64(m.Capability), Replica: string(m.Replica)}}
+	case RelayWelcome:
+		e.Body = &pb.Envelope_RelayWelcome{RelayWelcome: &pb.RelayWelcome{
+			Capability: int64(m.Capability), Term: m.Term, ResetKey: m.ResetKey,
+		}}
+	case Through:
+		e.Body = &pb.Envelope_Through{Through: &pb.Through{Session: m.Session}}
 	default:
 		return nil, fmt.Errorf("%w: %T is not sent by value", ErrInvalid, m)
 	}
@@ -152,6 +178,7 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 	out := &pb.Readings{
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
 		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
+		ClockOffNs: int64(r.ClockOff),
 	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))

@@ -239,6 +239,17 @@ type Envelope struct {
 	//	*Envelope_LogsRequest
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
+	//	*Envelope_Bundle
+	//	*Envelope_BundleHeld
+	//	*Envelope_KeyStored
+	//	*Envelope_Led
+	//	*Envelope_Ask
+	//	*Envelope_Relay
+	//	*Envelope_RelayHello
+	//	*Envelope_RelayWelcome
+	//	*Envelope_Through
+	//	*Envelope_Beat
+	//	*Envelope_Observed
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// Fills a heartbeat up; ignored by the receiver.
 	Pad           []byte `protobuf:"bytes,31,opt,name=pad,proto3" json:"pad,omitempty"`
@@ -418,6 +429,105 @@ func (x *Envelope) GetLogEnd() *LogEnd {
 	return nil
 }
 
+func (x *Envelope) GetBundle() *Bundle {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Bundle); ok {
+			return x.Bundle
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetBundleHeld() *BundleHeld {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_BundleHeld); ok {
+			return x.BundleHeld
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetKeyStored() *KeyStored {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_KeyStored); ok {
+			return x.KeyStored
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetLed() *Led {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Led); ok {
+			return x.Led
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetRelay() *Relay {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Relay); ok {
+			return x.Relay
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetRelayHello() *RelayHello {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_RelayHello); ok {
+			return x.RelayHello
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetRelayWelcome() *RelayWelcome {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_RelayWelcome); ok {
+			return x.RelayWelcome
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetThrough() *Through {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Through); ok {
+			return x.Through
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetBeat() *Beat {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Beat); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetObserved() *Observed {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Observed); ok {
+			return x.Observed
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetPad() []byte {
 	if x != nil {
 		return x.Pad
@@ -489,6 +599,50 @@ type Envelope_LogEnd struct {
 	LogEnd *LogEnd `protobuf:"bytes,15,opt,name=log_end,json=logEnd,proto3,oneof"`
 }
 
+type Envelope_Bundle struct {
+	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
+}
+
+type Envelope_BundleHeld struct {
+	BundleHeld *BundleHeld `protobuf:"bytes,46,opt,name=bundle_held,json=bundleHeld,proto3,oneof"`
+}
+
+type Envelope_KeyStored struct {
+	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
+}
+
+type Envelope_Led struct {
+	Led *Led `protobuf:"bytes,32,opt,name=led,proto3,oneof"`
+}
+
+type Envelope_Ask struct {
+	Ask *Ask `protobuf:"bytes,33,opt,name=ask,proto3,oneof"`
+}
+
+type Envelope_Relay struct {
+	Relay *Relay `protobuf:"bytes,34,opt,name=relay,proto3,oneof"`
+}
+
+type Envelope_RelayHello struct {
+	RelayHello *RelayHello `protobuf:"bytes,35,opt,name=relay_hello,json=relayHello,proto3,oneof"`
+}
+
+type Envelope_RelayWelcome struct {
+	RelayWelcome *RelayWelcome `protobuf:"bytes,36,opt,name=relay_welcome,json=relayWelcome,proto3,oneof"`
+}
+
+type Envelope_Through struct {
+	Through *Through `protobuf:"bytes,37,opt,name=through,proto3,oneof"`
+}
+
+type Envelope_Beat struct {
+	Beat *Beat `protobuf:"bytes,40,opt,name=beat,proto3,oneof"`
+}
+
+type Envelope_Observed struct {
+	Observed *Observed `protobuf:"bytes,41,opt,name=observed,proto3,oneof"`
+}
+
 func (*Envelope_Hello) isEnvelope_Body() {}
 
 func (*Envelope_Welcome) isEnvelope_Body() {}
@@ -519,6 +673,28 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
+func (*Envelope_Bundle) isEnvelope_Body() {}
+
+func (*Envelope_BundleHeld) isEnvelope_Body() {}
+
+func (*Envelope_KeyStored) isEnvelope_Body() {}
+
+func (*Envelope_Led) isEnvelope_Body() {}
+
+func (*Envelope_Ask) isEnvelope_Body() {}
+
+func (*Envelope_Relay) isEnvelope_Body() {}
+
+func (*Envelope_RelayHello) isEnvelope_Body() {}
+
+func (*Envelope_RelayWelcome) isEnvelope_Body() {}
+
+func (*Envelope_Through) isEnvelope_Body() {}
+
+func (*Envelope_Beat) isEnvelope_Body() {}
+
+func (*Envelope_Observed) isEnvelope_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -529,6 +705,9 @@ type Hello struct {
 	Capacity      *Capacity              `protobuf:"bytes,6,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	BeatNs        int64                  `protobuf:"varint,20,opt,name=beat_ns,json=beatNs,proto3" json:"beat_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -619,6 +798,115 @@ func (x *Hello) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *Hello) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
+	}
+	return 0
+}
+
+func (x *Hello) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Hello) GetBeatNs() int64 {
+	if x != nil {
+		return x.BeatNs
+	}
+	return 0
+}
+
+type Beat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	EveryNs       int64                  `protobuf:"varint,1,opt,name=every_ns,json=everyNs,proto3" json:"every_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beat) Reset() {
+	*x = Beat{}
+	mi := &file_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beat) ProtoMessage() {}
+
+func (x *Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beat.ProtoReflect.Descriptor instead.
+func (*Beat) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Beat) GetEveryNs() int64 {
+	if x != nil {
+		return x.EveryNs
+	}
+	return 0
+}
+
+type Observed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addr          string                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observed) Reset() {
+	*x = Observed{}
+	mi := &file_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observed) ProtoMessage() {}
+
+func (x *Observed) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observed.ProtoReflect.Descriptor instead.
+func (*Observed) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Observed) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -628,13 +916,14 @@ type Welcome struct {
 	BundleVersion uint64                 `protobuf:"varint,5,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Bundle        []byte                 `protobuf:"bytes,6,opt,name=bundle,proto3" json:"bundle,omitempty"`
 	Replicas      []string               `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	SpreadNs      int64                  `protobuf:"varint,10,opt,name=spread_ns,json=spreadNs,proto3" json:"spread_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +935,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +948,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{2}
+	return file_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Welcome) GetCapability() int64 {
@@ -711,6 +1000,13 @@ func (x *Welcome) GetReplicas() []string {
 	return nil
 }
 
+func (x *Welcome) GetSpreadNs() int64 {
+	if x != nil {
+		return x.SpreadNs
+	}
+	return 0
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
@@ -723,7 +1019,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +1031,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +1044,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{3}
+	return file_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Refusal) GetCode() string {
@@ -792,7 +1088,7 @@ type Pull struct {
 
 func (x *Pull) Reset() {
 	*x = Pull{}
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1100,7 @@ func (x *Pull) String() string {
 func (*Pull) ProtoMessage() {}
 
 func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1113,7 @@ func (x *Pull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pull.ProtoReflect.Descriptor instead.
 func (*Pull) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{4}
+	return file_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Pull) GetTerm() uint64 {
@@ -869,7 +1165,7 @@ type Desired struct {
 
 func (x *Desired) Reset() {
 	*x = Desired{}
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1177,7 @@ func (x *Desired) String() string {
 func (*Desired) ProtoMessage() {}
 
 func (x *Desired) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1190,7 @@ func (x *Desired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Desired.ProtoReflect.Descriptor instead.
 func (*Desired) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{5}
+	return file_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Desired) GetTerm() uint64 {
@@ -953,7 +1249,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1261,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1274,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Assignment) GetTask() string {
@@ -1049,7 +1345,7 @@ type TaskSpec struct {
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1357,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1370,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskSpec) GetName() string {
@@ -1215,7 +1511,7 @@ type Restart struct {
 
 func (x *Restart) Reset() {
 	*x = Restart{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1523,7 @@ func (x *Restart) String() string {
 func (*Restart) ProtoMessage() {}
 
 func (x *Restart) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1536,7 @@ func (x *Restart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restart.ProtoReflect.Descriptor instead.
 func (*Restart) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Restart) GetAttempts() int64 {
@@ -1283,7 +1579,7 @@ type Disconnect struct {
 
 func (x *Disconnect) Reset() {
 	*x = Disconnect{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1591,7 @@ func (x *Disconnect) String() string {
 func (*Disconnect) ProtoMessage() {}
 
 func (x *Disconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1604,7 @@ func (x *Disconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disconnect.ProtoReflect.Descriptor instead.
 func (*Disconnect) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Disconnect) GetStopAfterNs() int64 {
@@ -1359,7 +1655,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1667,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1680,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Check) GetKind() string {
@@ -1482,7 +1778,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1790,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1803,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Limits) GetCpus() int64 {
@@ -1536,7 +1832,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1844,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1857,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Resources) GetFlat() *Flat {
@@ -1594,7 +1890,7 @@ type Flat struct {
 
 func (x *Flat) Reset() {
 	*x = Flat{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1902,7 @@ func (x *Flat) String() string {
 func (*Flat) ProtoMessage() {}
 
 func (x *Flat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1915,7 @@ func (x *Flat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flat.ProtoReflect.Descriptor instead.
 func (*Flat) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Flat) GetCpus() int64 {
@@ -1681,7 +1977,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1989,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +2002,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1733,7 +2029,7 @@ type Amount struct {
 
 func (x *Amount) Reset() {
 	*x = Amount{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +2041,7 @@ func (x *Amount) String() string {
 func (*Amount) ProtoMessage() {}
 
 func (x *Amount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +2054,7 @@ func (x *Amount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Amount.ProtoReflect.Descriptor instead.
 func (*Amount) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Amount) GetName() string {
@@ -1787,7 +2083,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2095,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2108,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Part) GetRevocable() bool {
@@ -1848,7 +2144,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2156,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2169,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reservation) GetRole() string {
@@ -1914,7 +2210,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2222,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2235,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Label) GetKey() string {
@@ -1965,7 +2261,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2273,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2286,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -2011,7 +2307,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2319,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2332,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -2079,7 +2375,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2387,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2400,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Status) GetTask() string {
@@ -2197,7 +2493,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2505,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2518,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResult) GetKind() string {
@@ -2269,7 +2565,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2577,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2590,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -2315,7 +2611,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2623,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2636,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ack) GetTask() string {
@@ -2374,7 +2670,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2682,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2695,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -2434,7 +2730,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +2742,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +2755,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Device) GetUuid() string {
@@ -2542,13 +2838,14 @@ type Readings struct {
 	Spooled       int64                  `protobuf:"varint,6,opt,name=spooled,proto3" json:"spooled,omitempty"`
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2857,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2870,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -2632,6 +2929,13 @@ func (x *Readings) GetRuntime() string {
 	return ""
 }
 
+func (x *Readings) GetClockOffNs() int64 {
+	if x != nil {
+		return x.ClockOffNs
+	}
+	return 0
+}
+
 type GPUReading struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
@@ -2645,7 +2949,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2961,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2974,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2718,7 +3022,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +3034,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +3047,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Goaway) GetText() string {
@@ -2763,13 +3067,15 @@ func (x *Goaway) GetLeader() string {
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Key           []byte                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,26,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +3087,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,12 +3100,26 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
 	if x != nil {
 		return x.Csr
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
 	}
 	return nil
 }
@@ -2815,7 +3135,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +3147,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3160,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2864,6 +3184,146 @@ func (x *Certificate) GetBundleVersion() uint64 {
 	return 0
 }
 
+type Bundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Roots         []byte                 `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	Renew         bool                   `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_wire_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Bundle) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Bundle) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Bundle) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type BundleHeld struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BundleHeld) Reset() {
+	*x = BundleHeld{}
+	mi := &file_wire_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BundleHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BundleHeld) ProtoMessage() {}
+
+func (x *BundleHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BundleHeld.ProtoReflect.Descriptor instead.
+func (*BundleHeld) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *BundleHeld) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type KeyStored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStored) Reset() {
+	*x = KeyStored{}
+	mi := &file_wire_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStored) ProtoMessage() {}
+
+func (x *KeyStored) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
+func (*KeyStored) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{36}
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -2877,7 +3337,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3349,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3362,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2950,7 +3410,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3422,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3435,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3000,7 +3460,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3472,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3485,596 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{39}
+}
+
+type Led struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Led) Reset() {
+	*x = Led{}
+	mi := &file_wire_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Led) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Led) ProtoMessage() {}
+
+func (x *Led) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Led.ProtoReflect.Descriptor instead.
+func (*Led) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Led) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_wire_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{41}
+}
+
+type RelayHello struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayHello) Reset() {
+	*x = RelayHello{}
+	mi := &file_wire_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayHello) ProtoMessage() {}
+
+func (x *RelayHello) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
+func (*RelayHello) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RelayHello) GetCapability() int64 {
+	if x != nil {
+		return x.Capability
+	}
+	return 0
+}
+
+func (x *RelayHello) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+type RelayWelcome struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	ResetKey      []byte                 `protobuf:"bytes,3,opt,name=reset_key,json=resetKey,proto3" json:"reset_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayWelcome) Reset() {
+	*x = RelayWelcome{}
+	mi := &file_wire_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayWelcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayWelcome) ProtoMessage() {}
+
+func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
+func (*RelayWelcome) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RelayWelcome) GetCapability() int64 {
+	if x != nil {
+		return x.Capability
+	}
+	return 0
+}
+
+func (x *RelayWelcome) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *RelayWelcome) GetResetKey() []byte {
+	if x != nil {
+		return x.ResetKey
+	}
+	return nil
+}
+
+type Relay struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*Relayed             `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relay) Reset() {
+	*x = Relay{}
+	mi := &file_wire_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relay) ProtoMessage() {}
+
+func (x *Relay) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relay.ProtoReflect.Descriptor instead.
+func (*Relay) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Relay) GetItems() []*Relayed {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// Relayed is what is new of one session, in either direction.
+type Relayed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Up            *SessionUp             `protobuf:"bytes,2,opt,name=up,proto3" json:"up,omitempty"`
+	Capacity      *Capacity              `protobuf:"bytes,3,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	Updates       []*StatusUpdate        `protobuf:"bytes,4,rep,name=updates,proto3" json:"updates,omitempty"`
+	Pull          *Pull                  `protobuf:"bytes,5,opt,name=pull,proto3" json:"pull,omitempty"`
+	Readings      *Readings              `protobuf:"bytes,6,opt,name=readings,proto3" json:"readings,omitempty"`
+	AgoNs         int64                  `protobuf:"varint,7,opt,name=ago_ns,json=agoNs,proto3" json:"ago_ns,omitempty"`
+	Answered      bool                   `protobuf:"varint,8,opt,name=answered,proto3" json:"answered,omitempty"`
+	Down          bool                   `protobuf:"varint,9,opt,name=down,proto3" json:"down,omitempty"`
+	Acks          []*Ack                 `protobuf:"bytes,10,rep,name=acks,proto3" json:"acks,omitempty"`
+	Desired       *Desired               `protobuf:"bytes,11,opt,name=desired,proto3" json:"desired,omitempty"`
+	Close         *SessionClose          `protobuf:"bytes,12,opt,name=close,proto3" json:"close,omitempty"`
+	Ask           bool                   `protobuf:"varint,13,opt,name=ask,proto3" json:"ask,omitempty"`
+	Resync        bool                   `protobuf:"varint,14,opt,name=resync,proto3" json:"resync,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relayed) Reset() {
+	*x = Relayed{}
+	mi := &file_wire_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relayed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relayed) ProtoMessage() {}
+
+func (x *Relayed) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
+func (*Relayed) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Relayed) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Relayed) GetUp() *SessionUp {
+	if x != nil {
+		return x.Up
+	}
+	return nil
+}
+
+func (x *Relayed) GetCapacity() *Capacity {
+	if x != nil {
+		return x.Capacity
+	}
+	return nil
+}
+
+func (x *Relayed) GetUpdates() []*StatusUpdate {
+	if x != nil {
+		return x.Updates
+	}
+	return nil
+}
+
+func (x *Relayed) GetPull() *Pull {
+	if x != nil {
+		return x.Pull
+	}
+	return nil
+}
+
+func (x *Relayed) GetReadings() *Readings {
+	if x != nil {
+		return x.Readings
+	}
+	return nil
+}
+
+func (x *Relayed) GetAgoNs() int64 {
+	if x != nil {
+		return x.AgoNs
+	}
+	return 0
+}
+
+func (x *Relayed) GetAnswered() bool {
+	if x != nil {
+		return x.Answered
+	}
+	return false
+}
+
+func (x *Relayed) GetDown() bool {
+	if x != nil {
+		return x.Down
+	}
+	return false
+}
+
+func (x *Relayed) GetAcks() []*Ack {
+	if x != nil {
+		return x.Acks
+	}
+	return nil
+}
+
+func (x *Relayed) GetDesired() *Desired {
+	if x != nil {
+		return x.Desired
+	}
+	return nil
+}
+
+func (x *Relayed) GetClose() *SessionClose {
+	if x != nil {
+		return x.Close
+	}
+	return nil
+}
+
+func (x *Relayed) GetAsk() bool {
+	if x != nil {
+		return x.Ask
+	}
+	return false
+}
+
+func (x *Relayed) GetResync() bool {
+	if x != nil {
+		return x.Resync
+	}
+	return false
+}
+
+type SessionUp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	BootId        string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	SinceNs       int64                  `protobuf:"varint,6,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	Link          string                 `protobuf:"bytes,7,opt,name=link,proto3" json:"link,omitempty"`
+	Remote        string                 `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionUp) Reset() {
+	*x = SessionUp{}
+	mi := &file_wire_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionUp) ProtoMessage() {}
+
+func (x *SessionUp) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
+func (*SessionUp) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SessionUp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SessionUp) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SessionUp) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *SessionUp) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *SessionUp) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SessionUp) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SessionUp) GetSinceNs() int64 {
+	if x != nil {
+		return x.SinceNs
+	}
+	return 0
+}
+
+func (x *SessionUp) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *SessionUp) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+type SessionClose struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int64                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionClose) Reset() {
+	*x = SessionClose{}
+	mi := &file_wire_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionClose) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionClose) ProtoMessage() {}
+
+func (x *SessionClose) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
+func (*SessionClose) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SessionClose) GetCode() int64 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *SessionClose) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type Through struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Through) Reset() {
+	*x = Through{}
+	mi := &file_wire_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Through) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Through) ProtoMessage() {}
+
+func (x *Through) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Through.ProtoReflect.Descriptor instead.
+func (*Through) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Through) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -3033,7 +4082,8 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xa5\x06\n" +
+	"wire.proto\x12\vtender.wire\"\xcf\n" +
+	"\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3050,9 +4100,23 @@ const file_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\f \x01(\v2\x18.tender.wire.CertificateH\x00R\vcertificate\x12=\n" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
-	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12\x10\n" +
+	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x12:\n" +
+	"\vbundle_held\x18. \x01(\v2\x17.tender.wire.BundleHeldH\x00R\n" +
+	"bundleHeld\x127\n" +
+	"\n" +
+	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
+	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
+	"\x03ask\x18! \x01(\v2\x10.tender.wire.AskH\x00R\x03ask\x12*\n" +
+	"\x05relay\x18\" \x01(\v2\x12.tender.wire.RelayH\x00R\x05relay\x12:\n" +
+	"\vrelay_hello\x18# \x01(\v2\x17.tender.wire.RelayHelloH\x00R\n" +
+	"relayHello\x12@\n" +
+	"\rrelay_welcome\x18$ \x01(\v2\x19.tender.wire.RelayWelcomeH\x00R\frelayWelcome\x120\n" +
+	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12'\n" +
+	"\x04beat\x18( \x01(\v2\x11.tender.wire.BeatH\x00R\x04beat\x123\n" +
+	"\bobserved\x18) \x01(\v2\x15.tender.wire.ObservedH\x00R\bobserved\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\xf3\x01\n" +
+	"\x04body\"\xc9\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3065,7 +4129,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\a \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\"\xd5\x01\n" +
+	"generation\x12%\n" +
+	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\x12\x14\n" +
+	"\x05epoch\x18\n" +
+	" \x01(\x04R\x05epoch\x12\x17\n" +
+	"\abeat_ns\x18\x14 \x01(\x03R\x06beatNs\"!\n" +
+	"\x04Beat\x12\x19\n" +
+	"\bevery_ns\x18\x01 \x01(\x03R\aeveryNs\"\x1e\n" +
+	"\bObserved\x12\x12\n" +
+	"\x04addr\x18\x01 \x01(\tR\x04addr\"\xf2\x01\n" +
 	"\aWelcome\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3075,7 +4147,9 @@ const file_wire_proto_rawDesc = "" +
 	"\fheartbeat_ns\x18\x04 \x01(\x03R\vheartbeatNs\x12%\n" +
 	"\x0ebundle_version\x18\x05 \x01(\x04R\rbundleVersion\x12\x16\n" +
 	"\x06bundle\x18\x06 \x01(\fR\x06bundle\x12\x1a\n" +
-	"\breplicas\x18\a \x03(\tR\breplicas\"o\n" +
+	"\breplicas\x18\a \x03(\tR\breplicas\x12\x1b\n" +
+	"\tspread_ns\x18\n" +
+	" \x01(\x03R\bspreadNs\"o\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -3245,7 +4319,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xfd\x01\n" +
+	" \x01(\tR\x06reason\"\x9f\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3256,7 +4330,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x01(\x03R\x05tasks\x12\x18\n" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
-	"\aruntime\x18\b \x01(\tR\aruntime\"\xa9\x01\n" +
+	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
+	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
+	"clockOffNs\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -3266,13 +4342,23 @@ const file_wire_proto_rawDesc = "" +
 	"\bpower_mw\x18\x05 \x01(\x03R\apowerMw\"4\n" +
 	"\x06Goaway\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\tR\x06leader\" \n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\"H\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"b\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\fR\x03key\x12\x14\n" +
+	"\x05proof\x18\x1a \x01(\fR\x05proof\"b\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12%\n" +
-	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"}\n" +
+	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"N\n" +
+	"\x06Bundle\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"&\n" +
+	"\n" +
+	"BundleHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\v\n" +
+	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -3282,7 +4368,55 @@ const file_wire_proto_rawDesc = "" +
 	"\bLogChunk\x12\x16\n" +
 	"\x06stderr\x18\x01 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\b\n" +
-	"\x06LogEnd*Y\n" +
+	"\x06LogEnd\"\x19\n" +
+	"\x03Led\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\"\x05\n" +
+	"\x03Ask\"F\n" +
+	"\n" +
+	"RelayHello\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\x03R\n" +
+	"capability\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"_\n" +
+	"\fRelayWelcome\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\x03R\n" +
+	"capability\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
+	"\treset_key\x18\x03 \x01(\fR\bresetKey\"3\n" +
+	"\x05Relay\x12*\n" +
+	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\x85\x04\n" +
+	"\aRelayed\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12&\n" +
+	"\x02up\x18\x02 \x01(\v2\x16.tender.wire.SessionUpR\x02up\x121\n" +
+	"\bcapacity\x18\x03 \x01(\v2\x15.tender.wire.CapacityR\bcapacity\x123\n" +
+	"\aupdates\x18\x04 \x03(\v2\x19.tender.wire.StatusUpdateR\aupdates\x12%\n" +
+	"\x04pull\x18\x05 \x01(\v2\x11.tender.wire.PullR\x04pull\x121\n" +
+	"\breadings\x18\x06 \x01(\v2\x15.tender.wire.ReadingsR\breadings\x12\x15\n" +
+	"\x06ago_ns\x18\a \x01(\x03R\x05agoNs\x12\x1a\n" +
+	"\banswered\x18\b \x01(\bR\banswered\x12\x12\n" +
+	"\x04down\x18\t \x01(\bR\x04down\x12$\n" +
+	"\x04acks\x18\n" +
+	" \x03(\v2\x10.tender.wire.AckR\x04acks\x12.\n" +
+	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
+	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
+	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\tSessionUp\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x17\n" +
+	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x19\n" +
+	"\bsince_ns\x18\x06 \x01(\x03R\asinceNs\x12\x12\n" +
+	"\x04link\x18\a \x01(\tR\x04link\x12\x16\n" +
+	"\x06remote\x18\b \x01(\tR\x06remote\":\n" +
+	"\fSessionClose\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x03R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"#\n" +
+	"\aThrough\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession*Y\n" +
 	"\n" +
 	"TaskHealth\x12\x17\n" +
 	"\x13TASK_HEALTH_UNKNOWN\x10\x00\x12\x17\n" +
@@ -3326,101 +4460,135 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
 	(Health)(0),          // 2: tender.wire.Health
 	(*Envelope)(nil),     // 3: tender.wire.Envelope
 	(*Hello)(nil),        // 4: tender.wire.Hello
-	(*Welcome)(nil),      // 5: tender.wire.Welcome
-	(*Refusal)(nil),      // 6: tender.wire.Refusal
-	(*Pull)(nil),         // 7: tender.wire.Pull
-	(*Desired)(nil),      // 8: tender.wire.Desired
-	(*Assignment)(nil),   // 9: tender.wire.Assignment
-	(*TaskSpec)(nil),     // 10: tender.wire.TaskSpec
-	(*Restart)(nil),      // 11: tender.wire.Restart
-	(*Disconnect)(nil),   // 12: tender.wire.Disconnect
-	(*Check)(nil),        // 13: tender.wire.Check
-	(*Limits)(nil),       // 14: tender.wire.Limits
-	(*Resources)(nil),    // 15: tender.wire.Resources
-	(*Flat)(nil),         // 16: tender.wire.Flat
-	(*PortRange)(nil),    // 17: tender.wire.PortRange
-	(*Amount)(nil),       // 18: tender.wire.Amount
-	(*Part)(nil),         // 19: tender.wire.Part
-	(*Reservation)(nil),  // 20: tender.wire.Reservation
-	(*Label)(nil),        // 21: tender.wire.Label
-	(*Report)(nil),       // 22: tender.wire.Report
-	(*StatusUpdate)(nil), // 23: tender.wire.StatusUpdate
-	(*Status)(nil),       // 24: tender.wire.Status
-	(*CheckResult)(nil),  // 25: tender.wire.CheckResult
-	(*Acks)(nil),         // 26: tender.wire.Acks
-	(*Ack)(nil),          // 27: tender.wire.Ack
-	(*Capacity)(nil),     // 28: tender.wire.Capacity
-	(*Device)(nil),       // 29: tender.wire.Device
-	(*Readings)(nil),     // 30: tender.wire.Readings
-	(*GPUReading)(nil),   // 31: tender.wire.GPUReading
-	(*Goaway)(nil),       // 32: tender.wire.Goaway
-	(*RenewRequest)(nil), // 33: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 34: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 35: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 36: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 37: tender.wire.LogEnd
-	nil,                  // 38: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 39: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 40: tender.wire.Check.EnvEntry
+	(*Beat)(nil),         // 5: tender.wire.Beat
+	(*Observed)(nil),     // 6: tender.wire.Observed
+	(*Welcome)(nil),      // 7: tender.wire.Welcome
+	(*Refusal)(nil),      // 8: tender.wire.Refusal
+	(*Pull)(nil),         // 9: tender.wire.Pull
+	(*Desired)(nil),      // 10: tender.wire.Desired
+	(*Assignment)(nil),   // 11: tender.wire.Assignment
+	(*TaskSpec)(nil),     // 12: tender.wire.TaskSpec
+	(*Restart)(nil),      // 13: tender.wire.Restart
+	(*Disconnect)(nil),   // 14: tender.wire.Disconnect
+	(*Check)(nil),        // 15: tender.wire.Check
+	(*Limits)(nil),       // 16: tender.wire.Limits
+	(*Resources)(nil),    // 17: tender.wire.Resources
+	(*Flat)(nil),         // 18: tender.wire.Flat
+	(*PortRange)(nil),    // 19: tender.wire.PortRange
+	(*Amount)(nil),       // 20: tender.wire.Amount
+	(*Part)(nil),         // 21: tender.wire.Part
+	(*Reservation)(nil),  // 22: tender.wire.Reservation
+	(*Label)(nil),        // 23: tender.wire.Label
+	(*Report)(nil),       // 24: tender.wire.Report
+	(*StatusUpdate)(nil), // 25: tender.wire.StatusUpdate
+	(*Status)(nil),       // 26: tender.wire.Status
+	(*CheckResult)(nil),  // 27: tender.wire.CheckResult
+	(*Acks)(nil),         // 28: tender.wire.Acks
+	(*Ack)(nil),          // 29: tender.wire.Ack
+	(*Capacity)(nil),     // 30: tender.wire.Capacity
+	(*Device)(nil),       // 31: tender.wire.Device
+	(*Readings)(nil),     // 32: tender.wire.Readings
+	(*GPUReading)(nil),   // 33: tender.wire.GPUReading
+	(*Goaway)(nil),       // 34: tender.wire.Goaway
+	(*RenewRequest)(nil), // 35: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 36: tender.wire.Certificate
+	(*Bundle)(nil),       // 37: tender.wire.Bundle
+	(*BundleHeld)(nil),   // 38: tender.wire.BundleHeld
+	(*KeyStored)(nil),    // 39: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 40: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 41: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 42: tender.wire.LogEnd
+	(*Led)(nil),          // 43: tender.wire.Led
+	(*Ask)(nil),          // 44: tender.wire.Ask
+	(*RelayHello)(nil),   // 45: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 46: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 47: tender.wire.Relay
+	(*Relayed)(nil),      // 48: tender.wire.Relayed
+	(*SessionUp)(nil),    // 49: tender.wire.SessionUp
+	(*SessionClose)(nil), // 50: tender.wire.SessionClose
+	(*Through)(nil),      // 51: tender.wire.Through
+	nil,                  // 52: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 53: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 54: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
-	5,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
-	6,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
-	7,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
-	8,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	22, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	26, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	28, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	30, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	32, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	33, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	34, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	35, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	36, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	37, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	28, // 15: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 16: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 17: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	15, // 18: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	38, // 19: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	39, // 20: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	13, // 21: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	13, // 22: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	14, // 23: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	11, // 24: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
-	12, // 25: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
-	40, // 26: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	16, // 27: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	19, // 28: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	17, // 29: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	18, // 30: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	18, // 31: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	20, // 32: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	16, // 33: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	21, // 34: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	23, // 35: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	24, // 36: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 37: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 38: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	25, // 39: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	27, // 40: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	15, // 41: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	29, // 42: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 43: tender.wire.Device.health:type_name -> tender.wire.Health
-	31, // 44: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	7,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
+	8,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
+	9,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
+	10, // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
+	24, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	28, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	30, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	32, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	34, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	35, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	36, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	40, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	41, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	42, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	37, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	38, // 16: tender.wire.Envelope.bundle_held:type_name -> tender.wire.BundleHeld
+	39, // 17: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	43, // 18: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	44, // 19: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	47, // 20: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	45, // 21: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	46, // 22: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	51, // 23: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	5,  // 24: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
+	6,  // 25: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
+	30, // 26: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	11, // 27: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	12, // 28: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	17, // 29: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	52, // 30: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	53, // 31: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	15, // 32: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	15, // 33: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	16, // 34: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	13, // 35: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
+	14, // 36: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
+	54, // 37: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	18, // 38: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	21, // 39: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	19, // 40: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	20, // 41: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	20, // 42: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	22, // 43: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	18, // 44: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	23, // 45: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	25, // 46: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	26, // 47: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 48: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 49: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	27, // 50: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	29, // 51: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	17, // 52: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	31, // 53: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 54: tender.wire.Device.health:type_name -> tender.wire.Health
+	33, // 55: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	48, // 56: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	49, // 57: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	30, // 58: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	25, // 59: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 60: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	32, // 61: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	29, // 62: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 63: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	50, // 64: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -3444,6 +4612,17 @@ func file_wire_proto_init() {
 		(*Envelope_LogsRequest)(nil),
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
+		(*Envelope_Bundle)(nil),
+		(*Envelope_BundleHeld)(nil),
+		(*Envelope_KeyStored)(nil),
+		(*Envelope_Led)(nil),
+		(*Envelope_Ask)(nil),
+		(*Envelope_Relay)(nil),
+		(*Envelope_RelayHello)(nil),
+		(*Envelope_RelayWelcome)(nil),
+		(*Envelope_Through)(nil),
+		(*Envelope_Beat)(nil),
+		(*Envelope_Observed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3451,7 +4630,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   38,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
