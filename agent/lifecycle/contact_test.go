@@ -69,7 +69,7 @@ func TestContactIsWhenTheStampWasMade(t *testing.T) {
 	b := newBench(t)
 	b.runs(lonely(true))
 	var stamp uint64
-	for range 40 {
+	for range 60 {
 		b.now = b.now.Add(time.Second)
 		for _, act := range b.step(lifecycle.Tick{}) {
 			if p, ok := act.(lifecycle.Pull); ok && stamp == 0 {
@@ -78,7 +78,7 @@ func TestContactIsWhenTheStampWasMade(t *testing.T) {
 		}
 	}
 	b.pass(200)
-	b.echo(stamp) // of second 30
+	b.echo(stamp) // of second 50
 	b.step(lifecycle.Disconnected{})
 	b.log = nil
 	b.pass(80)
