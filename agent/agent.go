@@ -19,6 +19,7 @@ import (
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/executor"
 	"github.com/tenderfleet/tender/agent/lifecycle"
+	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/pki"
@@ -43,6 +44,12 @@ type Config struct {
 	// without a DialTCP it opens none.
 	Conn    net.PacketConn
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Link is what the link to the control plane may cost.
+	Link Link
+	// Meter replaces how the momentary part of readings is read off the machine,
+	// and Route which local address leads to a remote one.
+	Meter func(dir string, r *fleet.Readings)
+	Route func(remote string) string
 	// SeekQUIC is how long after it fell back to TCP the agent first looks
 	// whether UDP passes again; later looks are rarer. Zero is a minute.
 	SeekQUIC time.Duration
@@ -103,8 +110,8 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
-	offset   atomic.Int64   // see clockOff
-	meter    capacity.Meter // used by one session at a time
+	offset   atomic.Int64          // see clockOff
+	keep     *linkpolicy.Keepalive // how long to be silent
 }
 
 // remembered is agent.json.
@@ -241,6 +248,9 @@ func open(cfg Config) (*Agent, []string, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Meter == nil {
+		cfg.Meter = new(capacity.Meter).Read
+	}
 	if cfg.BootID == "" {
 		cfg.BootID = capacity.BootID()
 	}
@@ -267,6 +277,7 @@ func open(cfg Config) (*Agent, []string, error) {
 	host, _ := os.Hostname() // for people; empty is harmless
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, epoch: life << 24, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
+		keep:   linkpolicy.NewKeepalive(cfg.Link.Keepalive),
 		core:   lifecycle.New(records, term, generation),
 		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},

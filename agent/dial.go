@@ -14,6 +14,15 @@ import (
 	"github.com/tenderfleet/tender/transport/wire"
 )
 
+const (
+	// steady is how long a session lasts that was worth its dial: the next one
+	// is not put off for failures before it.
+	steady = 10 * time.Second
+	// maxMends bounds how often in a row a cause is put right and no session
+	// comes of it.
+	maxMends = 3
+)
+
 // dialLoop keeps one session with any replica; whoever that is passes on what
 // is said to the leader. After a loss it waits with full jitter, so that a
 // fleet that lost a replica does not come back in one wave.
@@ -32,6 +41,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 	d := &rounds{id: a.id, addrs: replicas}
 	d.sort()
 	var back transport.Backoff
+	mends := 0
 	for ctx.Err() == nil {
 		addr := d.next()
 		began := time.Now()
@@ -40,12 +50,14 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			break
 		}
 		mended, pause := a.mend(ctx, dialer, addr, d, err)
-		if mended {
+		if mended && mends < maxMends {
+			mends++
 			continue
 		}
 		wait := max(pause, back.Next(rand.Float64()))
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > steady {
 			back.Reset()
+			mends = 0
 			wait = time.Duration(rand.Float64() * float64(max(d.spread, transport.DefaultBackoffMin)))
 		}
 		var refused *refusedError

@@ -22,9 +22,6 @@ const (
 	// bannedWait is between two tries of an agent that was told not to come
 	// back: a person has to act, but the agent must not need a visit then.
 	bannedWait = 5 * time.Minute
-	// replyTime is how long a replica may take to answer a beat. A replica that
-	// died says nothing, and QUIC alone would notice after a minute.
-	replyTime = 5 * time.Second
 	// dialTime bounds one try to reach a replica: others may be waiting.
 	dialTime = 3 * time.Second
 )
@@ -33,17 +30,18 @@ const (
 type link struct {
 	conn    transport.Session
 	control *wire.Conn
-	beat    time.Duration
 	peer    int           // the replica's capability
 	early   chan struct{} // asks for a renewal before its time; holds one
-
-	heard chan struct{} // something has arrived; holds one
+	beat    time.Duration // how often a replica from before beats wants readings
+	beats   bool          // the replica knows them
 
 	mu       sync.Mutex
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
 	asked    bool // for a sign of life
+	observed bool // at another address than before
+	roamed   bool // to another network
 	stored   bool // a new key, which the replica should hear of
 	wake     chan struct{}
 }
@@ -63,6 +61,10 @@ func (l *link) queue(m any) {
 		l.asked = true
 	case wire.KeyStored:
 		l.stored = true
+	case wire.Observed:
+		l.observed = true
+	case roamed:
+		l.roamed = true
 	}
 	l.mu.Unlock()
 	select {
@@ -105,8 +107,8 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 	d.know(e.addr, welcome)
 	a.settled()
 	l := &link{
-		peer: welcome.Capability, early: make(chan struct{}, 1),
-		conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1),
+		conn: conn, control: control, peer: welcome.Capability, early: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		beat: min(max(welcome.Heartbeat, time.Second), time.Minute), beats: welcome.Capability >= 3,
 	}
 	a.mu.Lock()
 	a.link = l
@@ -119,7 +121,7 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 		a.ready.Do(a.cfg.Ready)
 	}
 	var next *established
-	err := a.carry(ctx, l, func(ctx context.Context) (err error) {
+	err := a.carry(ctx, l, dialer, func(ctx context.Context) (err error) {
 		next, err = a.seek(ctx, dialer, e, d)
 		return err
 	})
@@ -130,15 +132,17 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 	return next, cause(conn, err)
 }
 
-// cause prefers what ended the connection over how a stream noticed it.
+// cause prefers what ended the connection over how a stream noticed it. Where
+// this agent has closed the connection, err is why.
 func cause(conn transport.Session, err error) error {
-	if _, ok := errors.AsType[*refusedError](err); ok {
+	if _, ok := errors.AsType[*refusedError](err); ok || conn.Context().Err() == nil {
 		return err
 	}
-	if conn.Context().Err() != nil {
-		return context.Cause(conn.Context())
+	ended := context.Cause(conn.Context())
+	if closed, ok := errors.AsType[*transport.CloseError](ended); ok && !closed.Remote {
+		return err
 	}
-	return err
+	return ended
 }
 
 func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, wire.Welcome, error) {
@@ -151,7 +155,7 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
 		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch,
-		BundleVersion: a.cred.Get().Bundle.Version,
+		BundleVersion: a.cred.Get().Bundle.Version, Beat: a.keep.Interval(),
 	}
 	a.mu.Unlock()
 	control := wire.NewConn(st, wire.MaxControl)
@@ -190,11 +194,12 @@ func (a *Agent) adopt(w wire.Welcome) error {
 }
 
 // carry runs a session's parts; the first that fails ends the others.
-func (a *Agent) carry(ctx context.Context, l *link, seek func(context.Context) error) error {
+func (a *Agent) carry(ctx context.Context, l *link, dialer *transport.Dialer, seek func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return seek(ctx) })
 	g.Go(func() error { return a.receive(ctx, l) })
 	g.Go(func() error { return a.send(ctx, l) })
+	g.Go(func() error { return a.roam(ctx, l, dialer) })
 	g.Go(func() error { return a.serve(ctx, l, g) })
 	g.Go(func() error { return a.renew(ctx, l) })
 	g.Go(func() error {
@@ -214,10 +219,6 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 		if err != nil {
 			return fmt.Errorf("read control stream: %w", err)
 		}
-		select {
-		case l.heard <- struct{}{}:
-		default:
-		}
 		switch msg := msg.(type) {
 		case wire.DesiredSet:
 			a.emit(ctx, lifecycle.Desired{Desired: msg.Desired})
@@ -233,7 +234,7 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			}
 			a.log.Info("another leader", "term", msg.Term)
 			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
-		case wire.Ask:
+		case wire.Ask, wire.Observed:
 			l.queue(msg)
 		case wire.Bundle:
 			if err := a.bundle(l, msg); err != nil {
@@ -245,74 +246,4 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			a.log.Warn("message ignored", "type", fmt.Sprintf("%T", msg))
 		}
 	}
-}
-
-// errSilent: the replica does not answer a beat any more.
-var errSilent = fmt.Errorf("the replica was silent for %v after a beat", replyTime)
-
-// maxReport bounds the updates in one message.
-const maxReport = 512
-
-func (a *Agent) send(ctx context.Context, l *link) error {
-	beat := time.NewTicker(l.beat)
-	defer beat.Stop()
-	reply := time.NewTimer(replyTime)
-	defer reply.Stop()
-	if err := l.control.Send(a.readings(ctx)); err != nil {
-		return fmt.Errorf("send readings: %w", err)
-	}
-	for {
-		var msgs []wire.Message
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-l.heard:
-			reply.Stop()
-		case <-reply.C:
-			return errSilent
-		case <-beat.C:
-			msgs = append(msgs, a.readings(ctx))
-			reply.Reset(replyTime)
-		case <-l.wake:
-			if l.takeAsked() {
-				msgs = append(msgs, a.readings(ctx))
-			}
-			msgs = append(msgs, l.take()...)
-		}
-		for _, m := range msgs {
-			if err := l.control.Send(m); err != nil {
-				return fmt.Errorf("send %T: %w", m, err)
-			}
-		}
-	}
-}
-
-// take empties the outbox. The capacity goes first: what it takes back must
-// not be offered any longer.
-func (l *link) take() []wire.Message {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []wire.Message
-	if l.capacity != nil {
-		out = append(out, wire.CapacityChanged{Capacity: *l.capacity})
-	}
-	for chunk := range slices.Chunk(l.reports, maxReport) {
-		out = append(out, wire.Report{Updates: chunk})
-	}
-	if l.pull != nil {
-		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
-	}
-	if l.stored {
-		out = append(out, wire.KeyStored{})
-	}
-	l.capacity, l.reports, l.pull, l.stored = nil, nil, nil, false
-	return out
-}
-
-func (l *link) takeAsked() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	asked := l.asked
-	l.asked = false
-	return asked
 }

@@ -37,6 +37,8 @@ type muxConn struct {
 	idle time.Duration
 	last atomic.Int64 // when something was last read, in Unix nanoseconds
 
+	reads atomic.Uint64
+
 	frames muxScanner
 	out    []byte // the header that waits for its body; used by one writer
 
@@ -60,6 +62,7 @@ func (c *muxConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.last.Store(time.Now().UnixNano())
+		c.reads.Add(1)
 		if c.frames.see(p[:n], time.Now()) > maxPings {
 			n, err = 0, errPingFlood
 		}

@@ -39,6 +39,7 @@ func newQUICSession(conn *quic.Conn) (*quicSession, error) {
 
 func (s *quicSession) link() string             { return "quic" }
 func (s *quicSession) remoteAddr() string       { return s.conn.RemoteAddr().String() }
+func (s *quicSession) received() uint64         { return s.conn.ConnectionStats().PacketsReceived }
 func (s *quicSession) Peer() pki.Identity       { return s.peer }
 func (s *quicSession) Context() context.Context { return s.ctx }
 

@@ -167,7 +167,7 @@ func shake(ctx context.Context, raw net.Conn, t target) (s *tcpSession, verified
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, verified, handshakeFailure(ctx, err)
 	}
-	if s, err = newTCPSession(ctx, conn, true, timingOf(t.alpn)); err != nil {
+	if s, err = newTCPSession(ctx, conn, true, tcpTiming(t.alpn)); err != nil {
 		return nil, verified, handshakeFailure(ctx, err)
 	}
 	return s, true, nil

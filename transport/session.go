@@ -117,6 +117,15 @@ func LinkOf(s Session) string {
 	return "unknown"
 }
 
+// Received counts what has arrived from the peer, packets or pieces: it moves
+// while the peer lives and answers. It stays zero in memory.
+func Received(s Session) uint64 {
+	if r, ok := s.(interface{ received() uint64 }); ok {
+		return r.received()
+	}
+	return 0
+}
+
 // RemoteAddr is the peer's address and port as this side sees them, for people
 // and for limits per address; empty in memory.
 func RemoteAddr(s Session) string {

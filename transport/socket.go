@@ -14,18 +14,22 @@ import (
 )
 
 const (
-	idleTimeout = 60 * time.Second
-	// The leader learns by agentIdleTimeout alone that an agent died without a
-	// word, and offers what it had until then. It is three of the agents' beats.
-	agentIdleTimeout = 30 * time.Second
-	keepAlive        = 15 * time.Second
+	// Who dials an agent/1 session sends a word in it every 15 to 60 seconds,
+	// and both sides notice by that when it stays away. What is here is for
+	// sessions without: QUIC's keep-alive must not add to those words, and
+	// cannot be longer than half the idle timeout.
+	idleTimeout      = 150 * time.Second
+	keepAlive        = 70 * time.Second
+	tcpIdleTimeout   = 80 * time.Second
+	tcpKeepAlive     = 70 * time.Second
 	raftIdleTimeout  = 15 * time.Second
 	raftKeepAlive    = 3 * time.Second
 	enrolIdleTimeout = 15 * time.Second
 	dialTimeout      = 5 * time.Second // without any answer
 	// connectionIDLength 8 makes collisions of tens of thousands unlikely and
-	// costs four bytes a packet.
+	// costs four bytes a packet. Who only dials has a handful.
 	connectionIDLength = 8
+	dialledIDLength    = 4
 )
 
 // quicConfig has what both ends share. Windows begin small, since ten thousand
@@ -47,14 +51,21 @@ type timing struct{ idle, keep time.Duration }
 
 func timingOf(alpn string) timing {
 	switch alpn {
-	case ALPNAgent:
-		return timing{agentIdleTimeout, keepAlive}
 	case ALPNRaft, ALPNRelay:
 		return timing{raftIdleTimeout, raftKeepAlive}
 	case ALPNEnrol:
 		return timing{enrolIdleTimeout, 0}
 	}
 	return timing{idleTimeout, keepAlive}
+}
+
+// tcpTiming is the same over TCP, where a ping is answered within muxWriteTime
+// or never.
+func tcpTiming(alpn string) timing {
+	if t := timingOf(alpn); t.idle < tcpIdleTimeout {
+		return t
+	}
+	return timing{tcpIdleTimeout, tcpKeepAlive}
 }
 
 // dialConfig: only who dials keeps a session alive, since only its side has a
@@ -75,7 +86,7 @@ type socket struct {
 }
 
 // openSocket takes conn over, or binds addr when conn is nil.
-func openSocket(conn net.PacketConn, addr string) (*socket, error) {
+func openSocket(conn net.PacketConn, addr string, idLength int) (*socket, error) {
 	if conn == nil {
 		at, err := net.ResolveUDPAddr("udp", addr)
 		if err != nil {
@@ -87,7 +98,7 @@ func openSocket(conn net.PacketConn, addr string) (*socket, error) {
 	}
 	return &socket{
 		conn: conn,
-		tr:   &quic.Transport{Conn: conn, ConnectionIDLength: connectionIDLength},
+		tr:   &quic.Transport{Conn: conn, ConnectionIDLength: idLength},
 	}, nil
 }
 

@@ -116,6 +116,7 @@ func (s *tcpSession) begin(ctx context.Context) (err error) {
 
 func (s *tcpSession) link() string             { return "tcp" }
 func (s *tcpSession) remoteAddr() string       { return s.conn.RemoteAddr().String() }
+func (s *tcpSession) received() uint64         { return s.conn.reads.Load() }
 func (s *tcpSession) Peer() pki.Identity       { return s.peer }
 func (s *tcpSession) Context() context.Context { return s.ctx }
 

@@ -30,11 +30,11 @@ const (
 // the same one.
 func openPorts(cfg Config) (*socket, net.Listener, error) {
 	if cfg.Conn != nil {
-		s, err := openSocket(cfg.Conn, "")
+		s, err := openSocket(cfg.Conn, "", connectionIDLength)
 		return s, cfg.TCP, err
 	}
 	for try := 1; ; try++ {
-		s, err := openSocket(nil, cfg.Addr)
+		s, err := openSocket(nil, cfg.Addr, connectionIDLength)
 		if err != nil || cfg.TCP != nil {
 			return s, cfg.TCP, err
 		}
@@ -168,7 +168,7 @@ func (e *Endpoint) greet(raw net.Conn, conf *tls.Config) error {
 		return e.tcp.http.offer(conn)
 	}
 	quietKeepAlive(raw)
-	ses, err := newTCPSession(ctx, conn, false, timing{idle: timingOf(alpn).idle})
+	ses, err := newTCPSession(ctx, conn, false, timing{idle: tcpTiming(alpn).idle})
 	if err != nil {
 		return errors.Join(err, raw.Close())
 	}

@@ -184,9 +184,10 @@ type Agent struct {
 	acts       []Action
 }
 
-// pullEvery is how often the desired set is pulled when no answer came: an
-// answer may be lost with its session.
-const pullEvery = 30 * time.Second
+// pullEvery is how often the desired set is pulled when no answer came. Streams
+// lose nothing, and a new session or leader is pulled from anew, so this is for
+// what nobody has thought of; more often would cost an idle site dear.
+const pullEvery = 5 * time.Minute
 
 // New makes the core from checkpointed records.
 func New(records []Record, term, generation uint64) *Agent {

@@ -62,21 +62,22 @@ func (h *handler) trio(mux *http.ServeMux) {
 
 // listReplicas answers from what this replica knows, or the leader.
 func (h *handler) listReplicas(w http.ResponseWriter, r *http.Request) error {
-	p := readParams(r, "from")
-	switch from := p.text("from"); {
-	case p.err != nil:
-		return p.err
-	case from == "":
-		return h.judge(access.Look, h.replicas)(w, r)
-	case from != "leader":
-		return badRequest("parameter from=%.40q: write leader", from)
-	}
-	if s := h.b.Status(); s.Leader != s.ID && s.LeaderAddr != "" {
+	p, s := readParams(r, "from"), h.b.Status()
+	from := p.text("from")
+	if from == "leader" && s.Leader != s.ID && s.LeaderAddr != "" {
 		return h.passOn(w, r, s)
-	} else if s.Leader == "" {
-		return client.NewProblem(client.CodeNoLeader, "see what one replica knows: tender replicas", "no replica is known to lead")
 	}
-	return h.judge(access.Look, h.replicas)(w, r)
+	return h.judge(access.Look, func(w http.ResponseWriter, r *http.Request) error {
+		switch {
+		case p.err != nil:
+			return p.err
+		case from != "" && from != "leader":
+			return badRequest("parameter from=%.40q: write leader", from)
+		case from != "" && s.Leader == "":
+			return client.NewProblem(client.CodeNoLeader, "see what one replica knows: tender replicas", "no replica is known to lead")
+		}
+		return h.replicas(w, r)
+	})(w, r)
 }
 
 func (h *handler) replicas(w http.ResponseWriter, _ *http.Request) error {

@@ -45,7 +45,7 @@ func (r *Raft) Health() About {
 	if g == nil {
 		return a
 	}
-	if err, _ := g.fault(); err != nil {
+	if _, err := g.fault(); err != nil {
 		a.Fault = err.Error()
 	}
 	if free, err := g.space(); err == nil {

@@ -48,20 +48,20 @@ func (d *Disk) Slow(pause time.Duration) {
 	d.pause = pause
 }
 
-func (d *Disk) now() (error, time.Duration) {
+func (d *Disk) now() (time.Duration, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err, d.pause
+	return d.pause, d.err
 }
 
 // Use puts a replica's log on the disk.
 func (d *Disk) Use(c *Config) {
 	c.disk = func(w wal) wal { return badWAL{w, d} }
 	c.space = func() (uint64, error) {
-		if err, _ := d.now(); err != nil {
-			return 0, nil
+		if _, full := d.now(); full == nil {
+			return 1 << 40, nil
 		}
-		return 1 << 40, nil
+		return 0, nil
 	}
 }
 
@@ -72,7 +72,7 @@ type badWAL struct {
 }
 
 func (b badWAL) StoreLogs(logs []*raft.Log) error {
-	err, pause := b.d.now()
+	pause, err := b.d.now()
 	time.Sleep(pause)
 	if err != nil {
 		_ = b.wal.StoreLogs(logs[:(len(logs)+1)/2])
@@ -82,14 +82,14 @@ func (b badWAL) StoreLogs(logs []*raft.Log) error {
 }
 
 func (b badWAL) SetUint64(key []byte, val uint64) error {
-	if err, _ := b.d.now(); err != nil {
+	if _, err := b.d.now(); err != nil {
 		return err
 	}
 	return b.wal.SetUint64(key, val)
 }
 
 func (b badWAL) Set(key, val []byte) error {
-	if err, _ := b.d.now(); err != nil {
+	if _, err := b.d.now(); err != nil {
 		return err
 	}
 	return b.wal.Set(key, val)

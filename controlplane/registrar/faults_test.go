@@ -42,8 +42,8 @@ func TestAFullDisk(t *testing.T) {
 	disks[old.cfg.ID].Fail(&fs.PathError{Op: "write", Path: "wal", Err: syscall.ENOSPC})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if _, err := old.Propose(ctx, registrartest.Submit("refused"), registrartest.Submit("refused-too")); err == nil {
-		t.Fatal("a leader with a full disk commits")
+	if _, err := old.Propose(ctx, registrartest.Submit("refused"), registrartest.Submit("refused-too")); !errors.Is(err, registrar.ErrDiskFull) || !errors.Is(err, registrar.ErrNotLeader) {
+		t.Fatalf("a leader with a full disk: %v", err)
 	}
 	if h := old.Health(); !strings.Contains(h.Fault, "no space left") || !h.Low {
 		t.Errorf("it says of itself: %+v", h)

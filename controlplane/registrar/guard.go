@@ -100,11 +100,12 @@ func (g *guard) close() error {
 	return g.w.Close()
 }
 
-// fault is why nothing can be written, nil while it can.
-func (g *guard) fault() (error, <-chan struct{}) {
+// fault is why nothing can be written, nil while it can, and what is closed
+// when that changes.
+func (g *guard) fault() (<-chan struct{}, error) {
 	g.state.Lock()
 	defer g.state.Unlock()
-	return g.full, g.changed
+	return g.changed, g.full
 }
 
 func (g *guard) setFault(err error) {
@@ -140,7 +141,7 @@ func (g *guard) judge(op string, err error) error {
 	case err == nil:
 		return nil
 	case isFull(err):
-		err = fmt.Errorf("%s: no space left on the disk: %w", op, err)
+		err = fmt.Errorf("%s: %w: %w", op, ErrDiskFull, err)
 		g.setFault(err)
 		return err
 	}
@@ -232,7 +233,7 @@ func (g *guard) reading(fn func(wal)) {
 			return
 		}
 		g.mu.RUnlock()
-		_, changed := g.fault()
+		changed, _ := g.fault()
 		select {
 		case <-changed:
 		case <-g.ended:
@@ -302,7 +303,7 @@ func (g *guard) IsMonotonic() bool { return true }
 
 // write runs one change unless the disk is full.
 func (g *guard) write(op string, fn func(wal) error) (err error) {
-	if err, _ := g.fault(); err != nil {
+	if _, err := g.fault(); err != nil {
 		return err
 	}
 	select {
@@ -345,7 +346,7 @@ func (g *guard) SetUint64(key []byte, val uint64) error {
 		return g.write("saving a vote", func(wal) error { return set() })
 	}
 	for {
-		_, changed := g.fault()
+		changed, _ := g.fault()
 		err := set()
 		if err == nil {
 			return nil

@@ -187,6 +187,8 @@ func (r *Raft) explain(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return r.notLeader()
+	case errors.Is(err, ErrDiskFull): // it is not in the log, and this leader has stepped down
+		return fmt.Errorf("%w: %w", err, &NotLeaderError{})
 	case errors.Is(err, raft.ErrLeadershipLost):
 		return fmt.Errorf("%w: leadership was lost while the entry was on its way", ErrTimeout)
 	case errors.Is(err, raft.ErrRaftShutdown):

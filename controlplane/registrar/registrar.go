@@ -61,6 +61,9 @@ var (
 	// ErrTooNew: a voter is known to run a version that could not apply the
 	// commands; nothing was changed. It goes away when all are upgraded.
 	ErrTooNew = errors.New("not every replica is new enough")
+	// ErrDiskFull: this replica's log cannot be written for want of space; nothing
+	// was changed. It comes with an ErrNotLeader: another one may lead now.
+	ErrDiskFull = errors.New("no space left on the disk of this replica")
 	// ErrForgotten: see Config.Member.
 	ErrForgotten = errors.New("the log of this replica is gone")
 )

@@ -95,11 +95,30 @@ func (s *stores) open(cfg *Config, fatal func(error)) error {
 	if err := checkSnapshots(filepath.Join(cfg.Dir, "snapshots"), snaps, g); err != nil {
 		return err
 	}
-	s.log, s.stable, s.snapshots, s.guard = cache, g, snaps, g
+	s.log, s.stable, s.snapshots, s.guard = cachedLog{cache, g}, g, snaps, g
 	if !cfg.Member && cfg.Born != nil {
 		return cfg.Born()
 	}
 	return nil
+}
+
+// cachedLog is a cache that says why the disk is full; Raft's own says only
+// what the text was.
+type cachedLog struct {
+	*raft.LogCache
+	g *guard
+}
+
+// StoreLog implements raft.LogStore.
+func (c cachedLog) StoreLog(l *raft.Log) error { return c.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (c cachedLog) StoreLogs(logs []*raft.Log) error {
+	err := c.LogCache.StoreLogs(logs)
+	if _, full := c.g.fault(); err != nil && full != nil {
+		return full
+	}
+	return err
 }
 
 // readable says what to do about a log that cannot be read.

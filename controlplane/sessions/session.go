@@ -34,14 +34,18 @@ type session struct {
 	// capacity is what the agent declared last.
 	capacity fleet.Capacity
 	heard    time.Time // of the agent
+	silence  *silence
 
 	mu sync.Mutex
 	// out is what waits to be sent; of desired sets the last one counts. Resync
 	// stands for Led.
-	out   wire.Relayed
-	term  uint64
-	beat  bool // a beat waits for its answer
-	asked bool // the next message is an answer
+	out  wire.Relayed
+	term uint64
+	beat bool // a beat waits for its answer
+	// remote is where the agent's packets come from; moved: it does not know yet.
+	remote string
+	moved  bool
+	asked  bool // the next message is an answer
 	// bundle is to be sent; nil: none.
 	bundle *wire.Bundle
 	wake   chan struct{}
@@ -149,13 +153,14 @@ func (m *Manager) admit(conn transport.Session, key string, h wire.Hello) (*sess
 	m.next++
 	s := &session{
 		m: m, id: fleet.AgentID(peer.ID), number: m.next, conn: conn, capability: h.Capability,
-		wake: make(chan struct{}, 1), capacity: h.Capacity, heard: time.Now(),
+		wake: make(chan struct{}, 1), capacity: h.Capacity, heard: time.Now(), silence: newSilence(conn, h.Beat),
 		info: wire.SessionUp{
 			Agent: fleet.AgentID(peer.ID), Hostname: h.Hostname, BootID: h.BootID, Epoch: h.Epoch, Version: h.Version,
 			Since: time.Now(), Link: transport.LinkOf(conn), Remote: transport.RemoteAddr(conn),
 			Key: key,
 		},
 	}
+	s.remote = s.info.Remote
 	m.open[s.number] = s
 	return s, nil
 }
@@ -163,6 +168,7 @@ func (m *Manager) admit(conn transport.Session, key string, h wire.Hello) (*sess
 // run carries one session; all its goroutines end before it returns.
 func (s *session) run(ctx context.Context, control *wire.Conn) error {
 	defer s.leave()
+	defer s.silence.stop()
 	bundle := s.m.cfg.Bundle()
 	s.m.mu.Lock()
 	up := s.m.up
@@ -290,7 +296,15 @@ func (s *session) read(control *wire.Conn) error {
 			}
 			return fmt.Errorf("read control stream: %w", err)
 		}
+		s.silence.heard()
+		s.observe()
 		switch msg := msg.(type) {
+		case wire.Beat:
+			if msg.Every > 0 {
+				s.silence.set(msg.Every)
+			}
+			s.answerBeat()
+			s.put(wire.Relayed{})
 		case wire.Readings:
 			s.answerBeat()
 			s.put(wire.Relayed{Readings: &msg.Readings})
@@ -312,8 +326,28 @@ func (s *session) read(control *wire.Conn) error {
 	}
 }
 
-// answerBeat lets the agent know that the replica lives.
+// observe tells the agent when it comes from another address than before, which
+// after a silence means that a NAT has forgotten it.
+func (s *session) observe() {
+	addr := transport.RemoteAddr(s.conn)
+	s.mu.Lock()
+	moved := addr != s.remote && s.capability >= 3
+	if moved {
+		s.remote, s.moved = addr, true
+	}
+	s.mu.Unlock()
+	if moved {
+		s.m.cfg.Log.Info("agent's address changed", "agent", s.id, "remote", addr)
+		s.rouse()
+	}
+}
+
+// answerBeat lets the agent know that the replica lives. Over QUIC one that
+// knows beats sees its packets acknowledged.
 func (s *session) answerBeat() {
+	if s.capability >= 3 && s.info.Link == "quic" {
+		return
+	}
 	s.mu.Lock()
 	s.beat = true
 	s.mu.Unlock()
@@ -366,9 +400,9 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 // take empties the outbox.
 func (s *session) take() []wire.Message {
 	s.mu.Lock()
-	out, beat, bundle := s.out, s.beat, s.bundle
-	s.out, s.beat, s.bundle = wire.Relayed{}, false, nil
-	term := s.term
+	out, beat, moved, bundle := s.out, s.beat, s.moved, s.bundle
+	s.out, s.beat, s.moved, s.bundle = wire.Relayed{}, false, false, nil
+	term, remote := s.term, s.remote
 	s.mu.Unlock()
 	var msgs []wire.Message
 	if out.Resync {
@@ -379,6 +413,9 @@ func (s *session) take() []wire.Message {
 	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})
+	}
+	if moved {
+		msgs = append(msgs, wire.Observed{Addr: remote})
 	}
 	if len(out.Acks) > 0 || beat {
 		msgs = append(msgs, wire.Acks{Acks: out.Acks})

@@ -45,13 +45,13 @@ type Command struct {
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
 
-	Rekey   *Rekey
-	Confirm *Confirm
-	Cloned  *Cloned
-	// SetBundle replaces the trust roots.
-	SetBundle   *SetBundle
 	NoteReplica *NoteReplica
 	Settle      *Settle
+	Rekey       *Rekey
+	Confirm     *Confirm
+	Cloned      *Cloned
+	// SetBundle replaces the trust roots.
+	SetBundle *SetBundle
 }
 
 type (

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"time"
 
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -52,9 +53,7 @@ func (s *State) Restore(now time.Time, current *State, by string) {
 	s.Replicas = map[fleet.ReplicaID]*Replica{}
 	if current != nil {
 		epoch = max(epoch, current.Epoch)
-		for id, r := range current.Replicas {
-			s.Replicas[id] = r
-		}
+		s.Replicas = maps.Clone(current.Replicas)
 		for _, uri := range SortedKeys(current.Revoked) {
 			s.ban(uri, current)
 		}

@@ -85,6 +85,11 @@ var directions = []direction{
 		"the order of reports is pure, so that it runs in the simulation",
 	},
 	{
+		[]string{"./agent/linkpolicy"},
+		[]string{"./transport/fleet", "./gpu"},
+		"what a link may cost is decided without one, so that a month fits into a table",
+	},
+	{
 		[]string{"./agent/lifecycle"},
 		[]string{"./transport/fleet", "./gpu", "./agent/reports"},
 		"the life of a task is pure, so that it runs in the simulation",
@@ -209,7 +214,7 @@ var owners = []owner{
 	},
 	{
 		[]string{
-			"github.com/google/go-cmp/...", "github.com/google/go-containerregistry/...",
+			"github.com/anishathalye/porcupine/...", "github.com/google/go-cmp/...", "github.com/google/go-containerregistry/...",
 			"github.com/rogpeppe/go-internal/...", "pgregory.net/rapid/...",
 		},
 		[]string{"./test/..."},
@@ -260,6 +265,7 @@ var core = []string{
 	"./controlplane/framework",
 	"./agent/lifecycle",
 	"./agent/reports",
+	"./agent/linkpolicy",
 	"./transport/fleet",
 	"./gpu",
 }

@@ -47,3 +47,96 @@ func TestSessionWithoutUDP(t *testing.T) {
 		t.Errorf("the task that ran through the change is %v", got)
 	}
 }
+
+// TestIdleAgentIsCheap counts what an agent without tasks sends and receives in
+// a day, in bytes of UDP payload, with every packet that QUIC adds. The figure
+// for a month is in test/README.md.
+func TestIdleAgentIsCheap(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Up(1)
+		a := f.Agent("idle-1")
+		sent, received, packets := n.Traffic(a.Addr)
+		const day = 24 * time.Hour
+		time.Sleep(day)
+		sentNow, receivedNow, packetsNow := n.Traffic(a.Addr)
+		sent, received, packets = sentNow-sent, receivedNow-received, packetsNow-packets
+		t.Logf("a day: %d B up, %d B down, %d packets; 30 days: %.2f MB of UDP payload", sent, received, packets, float64(30*(sent+received))/1e6)
+		if month := 30 * (sent + received); month > 10_000_000 || month < 1_000_000 {
+			t.Errorf("an idle agent needs %d bytes a month, want less than 10 MB (and not nothing)", month)
+		}
+		if seen := time.Since(a.LastSeen()); seen > 26*time.Second {
+			t.Errorf("last seen %v ago", seen)
+		}
+	})
+}
+
+// TestLossIsNoticedWithin30Seconds: the replica gives up an agent whose link is
+// cut, and the agent a replica that does not answer, at any point between two
+// beats.
+func TestLossIsNoticedWithin30Seconds(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, 13 * time.Second, 24 * time.Second} {
+		t.Run(after.String(), func(t *testing.T) {
+			scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+				f.Up(1)
+				a := f.Agent("edge-1")
+				time.Sleep(10*time.Minute + after)
+				n.Cut(a.Addr)
+				took := f.Await("the agent is given up", time.Minute, func() bool { return !a.Connected() })
+				within(t, "noticing the loss", took, 3*time.Second, 30*time.Second+400*time.Millisecond) // the test looks that rarely
+				n.Heal(a.Addr)
+				took = f.Await("the agent is back", time.Minute, a.Connected)
+				within(t, "coming back", took, 0, 35*time.Second)
+			})
+		})
+	}
+}
+
+// TestPushAfterASilentRebind: a NAT forgets the agent between two beats. What
+// the control plane sends then is lost until the agent's next word, and arrives
+// with that; the session goes on.
+func TestPushAfterASilentRebind(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Up(1)
+		a := f.Agent("behind-nat")
+		soft, _ := f.Leader().Soft(t.Context())
+		since := soft.Agents[a.ID].Since
+		for i, outside := range []string{"198.18.0.1:4001", "198.18.0.1:4002", "198.18.0.1:4003"} {
+			time.Sleep(7 * time.Minute)
+			n.Rebind(a.Addr, outside)
+			id := fleet.TaskID(outside[len(outside)-4:])
+			f.Submit(id, "sleep", "1h")
+			took := f.Reach(id, fleet.TaskRunning, time.Minute)
+			within(t, "a task after a rebind", took, 0, 26*time.Second)
+			if i == 0 && took < time.Second {
+				t.Errorf("the task came after %v; did the NAT forget anything?", took)
+			}
+		}
+		soft, _ = f.Leader().Soft(t.Context())
+		if got := soft.Agents[a.ID].Since; !got.Equal(since) {
+			t.Errorf("the session began anew at %v", got)
+		}
+	})
+}
+
+// TestRoamingAgentSpeaksAtOnce: when the way to the replica begins at another
+// address, the agent does not wait for its next beat.
+func TestRoamingAgentSpeaksAtOnce(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		var way atomic.Value
+		way.Store("192.168.0.7")
+		f.TuneAgent = func(cfg *agent.Config) { cfg.Route = func(string) string { return way.Load().(string) } }
+		f.Up(1)
+		a := f.Agent("on-wheels")
+		time.Sleep(5 * time.Minute)
+		since := a.LastSeen()
+		f.Await("a beat", time.Minute, func() bool { return a.LastSeen().After(since) })
+		time.Sleep(time.Second)
+		began := time.Now()
+		n.Rebind(a.Addr, "198.18.0.2:5001")
+		way.Store("10.64.0.3")
+		took := f.Await("a word from there", time.Minute, func() bool { return a.LastSeen().After(began) })
+		within(t, "the first word from the other network", took, 0, 2*time.Second+100*time.Millisecond)
+		f.Submit("t1", "sleep", "1h")
+		within(t, "a task there", f.Reach("t1", fleet.TaskRunning, time.Minute), 0, 2*time.Second)
+	})
+}

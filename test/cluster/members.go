@@ -39,9 +39,6 @@ func (f *Fleet) Voters() (ids []fleet.ReplicaID) {
 	return ids
 }
 
-// Dir is the replica's data directory.
-func (r *Replica) Dir() string { return r.dir }
-
 // Forget takes a replica out of those that the fleet waits for.
 func (f *Fleet) Forget(r *Replica) { f.Replicas = f.Others(r) }
 
@@ -72,3 +69,6 @@ func (f *Fleet) Adopt(id fleet.ReplicaID, addr, dir string) *Replica {
 	r.Start()
 	return r
 }
+
+// Dir is the replica's data directory.
+func (r *Replica) Dir() string { return r.dir }

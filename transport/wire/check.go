@@ -53,6 +53,10 @@ func check(m Message, received bool) error {
 		c.capacity(m.Capacity)
 	case Readings:
 		c.readings(m.Readings)
+	case Beat:
+		c.notNegative("time between beats", int64(m.Every))
+	case Observed:
+		c.text("address", m.Addr, MaxName)
 	case Goaway:
 		c.free("text", m.Text, MaxText)
 		c.text("leader", m.Leader, MaxName)
@@ -150,6 +154,7 @@ func (c *checker) hello(m Hello) {
 	c.free("version", m.Version, MaxName)
 	c.free("hostname", m.Hostname, MaxName)
 	c.free("boot id", m.BootID, MaxName)
+	c.notNegative("time between beats", int64(m.Beat))
 	c.capacity(m.Capacity)
 }
 

@@ -33,8 +33,9 @@
 // Who speaks which message:
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
-//	                            agent: Pull Report CapacityChanged Readings KeyStored
-//	                            replica: DesiredSet Acks Goaway Bundle
+//	                            agent: Pull Report CapacityChanged Readings Beat
+//	                            KeyStored
+//	                            replica: DesiredSet Acks Led Ask Observed Goaway Bundle
 //	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
 //	                            the key is new, KeyStored -> KeyStored
 //	logs (the replica opens)    LogsRequest -> LogChunk* LogEnd | Refusal

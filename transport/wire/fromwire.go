@@ -17,7 +17,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return Hello{
 			Capability: int(m.Capability), Agent: fleet.AgentID(m.Agent), Version: m.Version, Hostname: m.Hostname,
 			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
-			BundleVersion: m.BundleVersion,
+			BundleVersion: m.BundleVersion, Beat: time.Duration(m.BeatNs),
 		}, nil
 	case *pb.Envelope_Welcome:
 		m := b.Welcome
@@ -41,6 +41,10 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return CapacityChanged{capacityFrom(b.Capacity)}, nil
 	case *pb.Envelope_Readings:
 		return Readings{readingsFrom(b.Readings)}, nil
+	case *pb.Envelope_Beat:
+		return Beat{Every: time.Duration(b.Beat.EveryNs)}, nil
+	case *pb.Envelope_Observed:
+		return Observed{Addr: b.Observed.Addr}, nil
 	case *pb.Envelope_Goaway:
 		return Goaway{Text: b.Goaway.Text, Leader: b.Goaway.Leader}, nil
 	case *pb.Envelope_RenewRequest:

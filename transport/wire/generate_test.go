@@ -27,6 +27,8 @@ var everyMessage = []Message{
 	Acks{},
 	CapacityChanged{},
 	Readings{},
+	Beat{},
+	Observed{},
 	Goaway{},
 	RenewRequest{},
 	Certificate{},

@@ -36,6 +36,10 @@ type Hello struct {
 	// Epoch orders the sessions of one agent: a later one has a greater number,
 	// also after a restart. 0 is an agent that does not count them.
 	Epoch uint64
+	// Beat is how often the agent sends something at least; zero is every
+	// Heartbeat of the Welcome. A replica that hears nothing for longer gives it
+	// up.
+	Beat time.Duration
 }
 
 // Welcome answers Hello; only now is the agent connected.
@@ -112,6 +116,17 @@ type CapacityChanged struct{ fleet.Capacity }
 // stateless reset.
 type Readings struct{ fleet.Readings }
 
+// Beat is the agent's sign of life when it has nothing else to say. Its frame
+// is long enough, just, for a replica that restarted to answer it with a
+// stateless reset: see MinSignal.
+type Beat struct {
+	// Every is the time between two from now on; zero: as before.
+	Every time.Duration
+}
+
+// Observed tells the agent that its messages come from another address now.
+type Observed struct{ Addr string }
+
 // Goaway asks the agent to move to another replica.
 type Goaway struct{ Text, Leader string }
 
@@ -170,6 +185,8 @@ func (Report) isMessage()          {}
 func (Acks) isMessage()            {}
 func (CapacityChanged) isMessage() {}
 func (Readings) isMessage()        {}
+func (Beat) isMessage()            {}
+func (Observed) isMessage()        {}
 func (Goaway) isMessage()          {}
 func (RenewRequest) isMessage()    {}
 func (Certificate) isMessage()     {}

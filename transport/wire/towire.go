@@ -21,7 +21,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 			Capability: int64(m.Capability), Agent: string(m.Agent), Version: text(m.Version, MaxName),
 			Hostname: text(m.Hostname, MaxName), BootId: text(m.BootID, MaxName),
 			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
-			BundleVersion: m.BundleVersion,
+			BundleVersion: m.BundleVersion, BeatNs: int64(m.Beat),
 		}}
 	case Welcome:
 		e.Body = &pb.Envelope_Welcome{Welcome: &pb.Welcome{
@@ -45,6 +45,10 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_Capacity{Capacity: capacityTo(m.Capacity)}
 	case Readings:
 		e.Body = &pb.Envelope_Readings{Readings: readingsTo(m.Readings)}
+	case Beat:
+		e.Body = &pb.Envelope_Beat{Beat: &pb.Beat{EveryNs: int64(m.Every)}}
+	case Observed:
+		e.Body = &pb.Envelope_Observed{Observed: &pb.Observed{Addr: m.Addr}}
 	case Goaway:
 		e.Body = &pb.Envelope_Goaway{Goaway: &pb.Goaway{Text: text(m.Text, MaxText), Leader: m.Leader}}
 	case RenewRequest:
