@@ -180,6 +180,12 @@ func (r *Replica) carryOut(ctx context.Context, c *change) error {
 	case addLearner:
 		err = r.raft.AddLearner(ctx, c.id, c.addr)
 	case promote:
+		// From now on it is one of those that must understand what is proposed.
+		about, unheard := r.raft.About(ctx, c.id)
+		if unheard != nil {
+			about.Capability = 1
+		}
+		r.raft.SetCapability(min(r.raft.Capability(), about.Capability))
 		err = r.raft.Promote(ctx, c.id, c.addr)
 	case handOver:
 		err = r.raft.Transfer(ctx)

@@ -59,11 +59,11 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 // and the other very slow. The replica judges our certificate after Dial has
 // returned: its refusal ends the session.
 func (d *Dialer) Dial(ctx context.Context, addr, alpn string, expect func(pki.Identity) error) (Session, error) {
-	return d.race(ctx, target{addr, alpn, d.client(expect, alpn)})
+	return d.race(ctx, target{addr, alpn, d.clientTLS(expect, alpn)})
 }
 
-// client is the TLS configuration for dialling with our certificate.
-func (d *Dialer) client(expect func(pki.Identity) error, alpn string) *tls.Config {
+// clientTLS is pki.ClientTLS by the dialer's clock.
+func (d *Dialer) clientTLS(expect func(pki.Identity) error, alpn string) *tls.Config {
 	conf := pki.ClientTLS(d.holder, expect, alpn)
 	conf.Time = d.now
 	return conf
@@ -71,7 +71,7 @@ func (d *Dialer) client(expect func(pki.Identity) error, alpn string) *tls.Confi
 
 // DialQUIC is Dial without the fallback, for trying whether UDP passes now.
 func (d *Dialer) DialQUIC(ctx context.Context, addr, alpn string, expect func(pki.Identity) error) (Session, error) {
-	s, err := d.socket.dial(ctx, addr, alpn, d.client(expect, alpn))
+	s, err := d.socket.dial(ctx, addr, alpn, d.clientTLS(expect, alpn))
 	if err != nil {
 		return nil, err
 	}

@@ -33,15 +33,19 @@ const exporterLen = 32
 // for good, or ctx ends. It dials as cfg says, without a certificate.
 func Enrol(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
 	cfg.Holder = nil
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	d, err := NewDialer(cfg)
+	dialer, err := NewDialer(cfg)
 	if err != nil {
 		return enroll.Reply{}, err
 	}
-	defer d.Close() //nolint:errcheck // every session has ended
-	return d.enrol(ctx, line, req, cfg.Now)
+	defer dialer.Close() //nolint:errcheck // every session has ended
+	return dialer.enrol(ctx, line, req, cfg.clock())
+}
+
+func (c *DialerConfig) clock() func() time.Time {
+	if c.Now != nil {
+		return c.Now
+	}
+	return time.Now
 }
 
 // EnrolAnyClock is Enrol for a machine whose clock, cfg.Now, may be wrong by
@@ -49,13 +53,9 @@ func Enrol(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.
 // replicas that line names, and the joining goes on with theirs. What to add to
 // the clock to have it is returned, zero where the clock was good enough.
 func EnrolAnyClock(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.Request) (enroll.Reply, time.Duration, error) {
-	now := cfg.Now
-	if now == nil {
-		now = time.Now
-	}
 	var offset atomic.Int64
-	corrected := func() time.Time { return now().Add(time.Duration(offset.Load())) }
-	cfg.Holder, cfg.Now = nil, corrected
+	machine := cfg.clock()
+	cfg.Holder, cfg.Now = nil, func() time.Time { return machine().Add(time.Duration(offset.Load())) }
 	d, err := NewDialer(cfg)
 	if err != nil {
 		return enroll.Reply{}, 0, err
@@ -65,7 +65,7 @@ func EnrolAnyClock(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req
 	if !wrongClock(err) {
 		return reply, 0, err
 	}
-	told, clockErr := d.LearnClock(ctx, line.Addrs, pki.PinJudge(line.Pin), now)
+	told, clockErr := d.LearnClock(ctx, line.Addrs, pki.PinJudge(line.Pin), machine)
 	if clockErr != nil {
 		return reply, 0, fmt.Errorf("%w; the replicas were asked for the time, too: %w", err, clockErr)
 	}
@@ -119,7 +119,7 @@ func wrongClock(err error) bool {
 // Heal asks the replica at addr for a new certificate in the place of cred,
 // which has ended, with the key next. A refusal is an *enroll.Refusal.
 func (d *Dialer) Heal(ctx context.Context, addr string, cred *pki.Credential, next crypto.Signer) (enroll.Reply, error) {
-	conf := d.client(nil, ALPNEnrol)
+	conf := d.clientTLS(nil, ALPNEnrol)
 	var reply enroll.Reply
 	err := d.ask(ctx, addr, conf, StreamHeal, enroll.HealLabel, func(_ Session, st Stream, exporter []byte) (err error) {
 		reply, err = enroll.Heal(ctx, st, enroll.Healing{Credential: cred, NextKey: next, Exporter: exporter})

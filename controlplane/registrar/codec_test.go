@@ -420,3 +420,35 @@ func FuzzRestore(f *testing.F) {
 		}
 	})
 }
+
+// What is not used is written as it was before it was added: an older replica
+// reads it (see state.Capability).
+func TestUnusedFieldsAreNotWritten(t *testing.T) {
+	st := state.New()
+	st.Apply(1, state.Command{PutReplica: &state.Replica{ID: "r1", Addr: "a"}})
+	st.Apply(2, state.Command{Submit: &state.Submit{ID: "t1"}})
+	snap, err := EncodeState(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	command, err := encodeCommand(state.Command{PutReplica: &state.Replica{ID: "r1", Addr: "a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Format", "Epoch", "Unsettled", "Restored", "Version", "Capability"} {
+		key, _ := encMode.Marshal(name)
+		if bytes.Contains(snap, key) || bytes.Contains(command, key) {
+			t.Errorf("%s is written", name)
+		}
+	}
+	var head struct {
+		V     uint64
+		State cbor.RawMessage
+	}
+	if err := cbor.Unmarshal(snap, &head); err != nil || head.V != 1 {
+		t.Errorf("version %d, %v", head.V, err)
+	}
+	if _, err := decodeState(snap, 1); err != nil {
+		t.Errorf("the first version does not read it: %v", err)
+	}
+}

@@ -216,6 +216,8 @@ func (r *Raft) open() (err error) {
 	if r.layer != nil {
 		r.layer.start(r)
 	}
+	r.wg.Go(func() { r.receive(trans.Consumer()) })
+	r.wg.Go(r.hastenLoop)
 	r.wg.Go(r.leadershipLoop)
 	r.wg.Go(r.proposeLoop)
 	r.wg.Go(r.readLoop)

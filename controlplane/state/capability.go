@@ -6,20 +6,22 @@ package state
 // what needs capability N only when every voter has it.
 //
 // 1: the first.
-// 2: replicas say what they run (NoteReplica); restored states (Settle); agents'
-// keys change (Rekey, Confirm), and copies of them are recorded (Cloned); the
-// trust roots change (SetBundle).
+// 2: replicas say what they run (NoteReplica); restored states (Settle).
+// 3: agents change their keys (Rekey, Confirm), copies are noted (Cloned);
+// the trust roots change (SetBundle).
 //
 // Whoever adds a kind of command, or a field to a command or to a record,
 // raises it here, names the kind or field in Needs, and marks the field
 // `cbor:",omitempty"`: what is not used is then written as it was before, and
 // an older replica reads it.
-const Capability = 2
+const Capability = 3
 
 // Needs returns the capability that a replica must have to apply the command.
 func (c *Command) Needs() uint64 {
 	switch {
-	case c.NoteReplica != nil, c.Settle != nil, c.Rekey != nil, c.Confirm != nil, c.Cloned != nil, c.SetBundle != nil:
+	case c.Rekey != nil, c.Confirm != nil, c.Cloned != nil, c.SetBundle != nil:
+		return 3
+	case c.NoteReplica != nil, c.Settle != nil:
 		return 2
 	case c.PutReplica != nil && (c.PutReplica.Version != "" || c.PutReplica.Capability != 0):
 		return 2

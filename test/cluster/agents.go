@@ -45,7 +45,7 @@ func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 	cfg := a.config()
 	id, err := agent.Join(f.tb.Context(), f.Line(pki.KindAgent, 1), agent.JoinOptions{
 		StateDir: a.dir, Hostname: name, Conn: cfg.Conn, DialTCP: cfg.DialTCP,
-		Now: f.now(), Notice: func(text string) { f.Notice = text },
+		Now: cfg.Now, Notice: func(text string) { f.Notice = text },
 	})
 	f.fatal(err)
 	a.ID = id
