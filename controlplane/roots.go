@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/controlplane/state"
@@ -88,14 +89,7 @@ func (r *Replica) SetRoots(ctx context.Context, by string, roots ...*x509.Certif
 func (r *Replica) Bundle() *pki.Bundle { return r.bundle() }
 
 func overlap(a, b *pki.Bundle) bool {
-	for _, x := range a.Roots {
-		for _, y := range b.Roots {
-			if x.Equal(y) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.Roots, func(x *x509.Certificate) bool { return slices.ContainsFunc(b.Roots, x.Equal) })
 }
 
 // issuerOf is the root of a bundle that has signed an intermediate: with a new

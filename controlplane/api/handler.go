@@ -84,6 +84,7 @@ func Handler(b Backend, o Options) http.Handler {
 func (h *handler) operate(mux *http.ServeMux) {
 	see := func(do route) http.Handler { return h.leader(access.SeeFleet, callTime, do) }
 	do := func(do route) http.Handler { return h.leader(access.Administer, callTime, do) }
+	mux.Handle("GET /v1/ca", see(h.showCA))
 	mux.Handle("GET /v1/roles", see(h.listRoles))
 	mux.Handle("PUT /v1/roles/{role...}", do(h.putRole))
 	mux.Handle("PUT /v1/quota", do(h.setQuota))

@@ -52,6 +52,10 @@ func (f *filler) fill(v reflect.Value) {
 			if !nested(v.Type().Field(i).Name, f.parts) {
 				f.fillField(v.Type().Field(i).Name, v.Field(i))
 			}
+			// A list that is left out when empty comes back as none.
+			if field := v.Field(i); field.Kind() == reflect.Slice && field.Len() == 0 && strings.Contains(v.Type().Field(i).Tag.Get("cbor"), "omitempty") {
+				field.SetZero()
+			}
 		}
 	case reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))

@@ -154,7 +154,7 @@ func happen(ts *testscript.TestScript, _ bool, args []string) {
 
 func (w *world) happen(word string, args []string) error {
 	f := w.fleet
-	if !slices.Contains([]string{"down", "tasks"}, word) && len(args) == 0 {
+	if !slices.Contains([]string{"down", "tasks", "trust"}, word) && len(args) == 0 {
 		return errors.New("an argument is missing")
 	}
 	switch word {
@@ -198,6 +198,8 @@ func (w *world) happen(word string, args []string) error {
 		f.Fill(strings.Join(args[1:], " "))
 	case "follow": // ID ADDR: this replica follows that one
 		f.SetStatus(api.Status{ID: "r1", Leader: fleet.ReplicaID(args[0]), LeaderAddr: args[1]})
+	case "trust": // it has a root, which agents get that connect from then on
+		return f.Trust()
 	case "down": // the replica is gone
 		w.close()
 	default:

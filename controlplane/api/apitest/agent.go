@@ -74,7 +74,7 @@ func (a *agent) connect(f *Fleet, c fleet.Capacity) {
 	a.session = a.sessions
 	a.soft = api.AgentSoft{
 		Connected: true, Since: f.now, LastSeen: f.now, Link: "quic", Remote: "192.0.2.7:40404", Version: "v1.2.3",
-		Readings: fleet.Readings{Time: f.now, CPUPercent: 12, FreeMemMB: 1000, FreeDiskMB: 50_000},
+		Readings: fleet.Readings{Time: f.now, CPUPercent: 12, FreeMemMB: 1000, FreeDiskMB: 50_000, Bundle: f.st.BundleVersion},
 	}
 	f.step(leader.AgentUp{Agent: a.id, Session: a.session, Hostname: string(a.id) + ".example", Capacity: c})
 	f.step(leader.Pull{Agent: a.id, Session: a.session, Generation: a.gen, Full: true})
