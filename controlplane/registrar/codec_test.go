@@ -261,12 +261,14 @@ func TestZeroTimesStayZero(t *testing.T) {
 func TestNewerEntriesAreAHardStop(t *testing.T) {
 	role := map[string]any{"Role": "a", "Weight": 1}
 	entry := func(v int, cmd any) any { return map[string]any{"v": v, "commands": []any{cmd}} }
+	const newer = state.Capability + 1
+	tooNew := fmt.Sprintf("format version %d, this version knows %d", newer, state.Capability)
 	for name, tc := range map[string]struct {
 		entry any
 		want  string
 	}{
-		"version":       {entry(3, map[string]any{"SetRole": role}), "format version 3, this version knows 2"},
-		"version, kind": {entry(3, map[string]any{"SetQuota": role}), "format version 3, this version knows 2"},
+		"version":       {entry(newer, map[string]any{"SetRole": role}), tooNew},
+		"version, kind": {entry(newer, map[string]any{"SetQuotas": role}), tooNew},
 		"kind":          {entry(1, map[string]any{"SetQuota": role}), "unknown field"},
 		"field":         {entry(1, map[string]any{"SetRole": map[string]any{"Role": "a", "Limit": 1}}), "unknown field"},
 		"case":          {entry(1, map[string]any{"setrole": role}), "unknown field"},
@@ -295,11 +297,11 @@ func TestNewerEntriesAreAHardStop(t *testing.T) {
 
 func TestSnapshotsOfNewerVersions(t *testing.T) {
 	for want, snap := range map[string]any{
-		"format version 3, this version knows 2": map[string]any{"v": 3, "state": map[string]any{}},
-		"unknown field":                          map[string]any{"v": 1, "state": map[string]any{"Quotas": 1}},
-		"without a state":                        map[string]any{"v": 1, "state": nil},
-		`Tasks["t1"]`:                            map[string]any{"v": 1, "state": map[string]any{"Tasks": map[string]any{"t1": nil}}},
-		"upgrade":                                "junk",
+		fmt.Sprintf("format version %d, this version knows %d", state.Capability+1, state.Capability): map[string]any{"v": state.Capability + 1, "state": map[string]any{}},
+		"unknown field":   map[string]any{"v": 1, "state": map[string]any{"Quotas": 1}},
+		"without a state": map[string]any{"v": 1, "state": nil},
+		`Tasks["t1"]`:     map[string]any{"v": 1, "state": map[string]any{"Tasks": map[string]any{"t1": nil}}},
+		"upgrade":         "junk",
 	} {
 		data, err := encMode.Marshal(snap)
 		if err != nil {
