@@ -161,6 +161,8 @@ func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 		return // the process ends; the next one goes on
 	case err == nil:
 		a.log.Info("task started", "task", as.Task, "image", as.Spec.Image)
+	case errors.Is(err, executor.ErrPostponed):
+		ev.Err, ev.Text = lifecycle.Postponed, err.Error()
 	case errors.Is(err, executor.ErrUnavailable):
 		ev.Err, ev.Text = lifecycle.Unavailable, err.Error()
 		a.log.Warn("start put off", "task", as.Task, "error", err)

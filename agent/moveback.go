@@ -17,7 +17,7 @@ const seekFirst = time.Minute
 // established is a session that a replica has welcomed.
 type established struct {
 	conn    transport.Session
-	control *wire.Conn
+	control *controlStream
 	welcome wire.Welcome
 }
 

@@ -32,7 +32,7 @@ const (
 // link is one established session: its outbox, and what it was told.
 type link struct {
 	conn    transport.Session
-	control *wire.Conn
+	control *controlStream
 	beat    time.Duration // how often a replica from before beats wants readings
 	beats   bool          // the replica knows them
 
@@ -137,7 +137,7 @@ func cause(conn transport.Session, err error) error {
 	return err
 }
 
-func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, wire.Welcome, error) {
+func (a *Agent) greet(ctx context.Context, conn transport.Session) (*controlStream, wire.Welcome, error) {
 	st, err := conn.Open(ctx, transport.StreamControl)
 	if err != nil {
 		return nil, wire.Welcome{}, err
@@ -149,7 +149,8 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch, Beat: a.keep.Interval(),
 	}
 	a.mu.Unlock()
-	control := wire.NewConn(st, wire.MaxControl)
+	stream := &counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}
+	control := wire.NewConn(stream, wire.MaxControl)
 	_ = st.SetDeadline(time.Now().Add(welcomeTime))
 	if err := control.Send(hello); err != nil {
 		return nil, wire.Welcome{}, fmt.Errorf("send hello: %w", err)
@@ -164,7 +165,7 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 		if msg.Capability < wire.MinCapability {
 			return nil, msg, fmt.Errorf("the replica speaks capability %d, this agent needs %d; upgrade the control plane first", msg.Capability, wire.MinCapability)
 		}
-		return control, msg, nil
+		return &controlStream{Conn: control, bytes: stream}, msg, nil
 	case wire.Refusal:
 		return nil, wire.Welcome{}, &refusedError{msg}
 	default:
@@ -298,7 +299,7 @@ func (a *Agent) renewOnce(ctx context.Context, l *link) error {
 	}
 	defer st.Reset()
 	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
-	conn := wire.NewConn(st, wire.MaxControl)
+	conn := wire.NewConn(&counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}, wire.MaxControl)
 	if err := conn.Send(wire.RenewRequest{CSR: csr}); err != nil {
 		return err
 	}

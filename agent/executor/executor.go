@@ -17,6 +17,9 @@ var (
 	// ErrUnavailable: the runtime does not answer (containerd is not running).
 	// The caller keeps the task as it is and tries again.
 	ErrUnavailable = errors.New("container runtime unavailable")
+	// ErrPostponed: the task can start, but not now; the text says why. The
+	// caller tries again, and tells.
+	ErrPostponed = errors.New("start postponed")
 	// ErrInvalid: the task can never start on this machine as it is described
 	// (unknown image, image for another architecture, a device that is gone).
 	ErrInvalid = errors.New("task cannot start here")

@@ -118,6 +118,8 @@ const (
 	None Failure = iota
 	// Unavailable: the runtime does not answer; the start is tried again.
 	Unavailable
+	// Postponed: the start is tried again, and the text told once.
+	Postponed
 	// Failed: the task cannot start; it has failed.
 	Failed
 )

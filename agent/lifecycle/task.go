@@ -23,6 +23,7 @@ type task struct {
 	inFlight bool          // a Start is being performed
 	retry    time.Time     // when to start again
 	wait     time.Duration // before the next retry
+	waitsFor string        // what was told of a start that is postponed
 	killBy   time.Time     // when the grace period is over, zero while not stopping
 	stopped  time.Time     // when the last Stop was asked for
 	removing time.Time
@@ -70,7 +71,7 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 		if t.Assignment.Kill {
 			t.stop(a, now, t.Assignment.KillGrace)
 		}
-	case Unavailable:
+	case Unavailable, Postponed:
 		if t.Assignment.Kill {
 			// It may have been created before the runtime went away.
 			t.end(a, t.status(now, fleet.TaskKilled, "stopped before it started"))
@@ -78,6 +79,10 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 		}
 		t.wait = min(max(t.wait*2, retryMin), retryMax)
 		t.retry = now.Add(t.wait)
+		if ev.Err == Postponed && t.waitsFor != ev.Text {
+			t.waitsFor = ev.Text
+			t.report(t.status(now, fleet.TaskStarting, ev.Text))
+		}
 	case Failed:
 		st := t.status(now, fleet.TaskFailed, ev.Text)
 		st.Reason = fleet.ReasonLaunchFailed

@@ -70,6 +70,7 @@ const (
 	RefusedBadRequest    RefusalCode = "bad_request"    // the message makes no sense
 	RefusedNotFound      RefusalCode = "not_found"      // no such task
 	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
+	RefusedBudget        RefusalCode = "budget"         // the link's owner lets it wait
 )
 
 // Refusal answers a request that is not granted. Codes of a newer peer arrive

@@ -172,6 +172,12 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
 		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
 	}
+	if u := r.Link; u != (fleet.LinkUse{}) {
+		out.Link = &pb.LinkUse{
+			Month: text(u.Month, MaxName), Keepalive: u.Keepalive, Readings: u.Readings, Updates: u.Updates,
+			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: text(u.State, MaxName),
+		}
+	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))
 		for i, g := range r.GPUs {

@@ -2590,6 +2590,7 @@ type Readings struct {
 	Spooled       int64                  `protobuf:"varint,6,opt,name=spooled,proto3" json:"spooled,omitempty"`
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Link          *LinkUse               `protobuf:"bytes,20,opt,name=link,proto3" json:"link,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2680,6 +2681,114 @@ func (x *Readings) GetRuntime() string {
 	return ""
 }
 
+func (x *Readings) GetLink() *LinkUse {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
+// LinkUse is in bytes.
+type LinkUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Month         string                 `protobuf:"bytes,1,opt,name=month,proto3" json:"month,omitempty"`
+	Keepalive     int64                  `protobuf:"varint,2,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
+	Readings      int64                  `protobuf:"varint,3,opt,name=readings,proto3" json:"readings,omitempty"`
+	Updates       int64                  `protobuf:"varint,4,opt,name=updates,proto3" json:"updates,omitempty"`
+	Images        int64                  `protobuf:"varint,5,opt,name=images,proto3" json:"images,omitempty"`
+	Logs          int64                  `protobuf:"varint,6,opt,name=logs,proto3" json:"logs,omitempty"`
+	Budget        int64                  `protobuf:"varint,7,opt,name=budget,proto3" json:"budget,omitempty"`
+	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkUse) Reset() {
+	*x = LinkUse{}
+	mi := &file_wire_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkUse) ProtoMessage() {}
+
+func (x *LinkUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkUse.ProtoReflect.Descriptor instead.
+func (*LinkUse) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LinkUse) GetMonth() string {
+	if x != nil {
+		return x.Month
+	}
+	return ""
+}
+
+func (x *LinkUse) GetKeepalive() int64 {
+	if x != nil {
+		return x.Keepalive
+	}
+	return 0
+}
+
+func (x *LinkUse) GetReadings() int64 {
+	if x != nil {
+		return x.Readings
+	}
+	return 0
+}
+
+func (x *LinkUse) GetUpdates() int64 {
+	if x != nil {
+		return x.Updates
+	}
+	return 0
+}
+
+func (x *LinkUse) GetImages() int64 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *LinkUse) GetLogs() int64 {
+	if x != nil {
+		return x.Logs
+	}
+	return 0
+}
+
+func (x *LinkUse) GetBudget() int64 {
+	if x != nil {
+		return x.Budget
+	}
+	return 0
+}
+
+func (x *LinkUse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type GPUReading struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
@@ -2693,7 +2802,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2814,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2827,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2766,7 +2875,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2887,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2900,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Goaway) GetText() string {
@@ -2817,7 +2926,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2829,7 +2938,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2842,7 +2951,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -2863,7 +2972,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +2984,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +2997,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2925,7 +3034,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3046,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3059,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2998,7 +3107,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3119,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3132,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3048,7 +3157,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3169,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3182,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 type Led struct {
@@ -3085,7 +3194,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3206,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3219,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3128,7 +3237,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3140,7 +3249,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3153,7 +3262,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 type RelayHello struct {
@@ -3166,7 +3275,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3287,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +3300,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3219,7 +3328,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3231,7 +3340,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3244,7 +3353,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3277,7 +3386,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3398,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3411,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3335,7 +3444,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3456,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3469,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3477,7 +3586,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3489,7 +3598,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3502,7 +3611,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SessionUp) GetAgent() string {
@@ -3571,7 +3680,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3692,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3705,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3622,7 +3731,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3743,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3756,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3871,7 +3980,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xfd\x01\n" +
+	" \x01(\tR\x06reason\"\xa7\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3882,7 +3991,17 @@ const file_wire_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x01(\x03R\x05tasks\x12\x18\n" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
-	"\aruntime\x18\b \x01(\tR\aruntime\"\xa9\x01\n" +
+	"\aruntime\x18\b \x01(\tR\aruntime\x12(\n" +
+	"\x04link\x18\x14 \x01(\v2\x14.tender.wire.LinkUseR\x04link\"\xcd\x01\n" +
+	"\aLinkUse\x12\x14\n" +
+	"\x05month\x18\x01 \x01(\tR\x05month\x12\x1c\n" +
+	"\tkeepalive\x18\x02 \x01(\x03R\tkeepalive\x12\x1a\n" +
+	"\breadings\x18\x03 \x01(\x03R\breadings\x12\x18\n" +
+	"\aupdates\x18\x04 \x01(\x03R\aupdates\x12\x16\n" +
+	"\x06images\x18\x05 \x01(\x03R\x06images\x12\x12\n" +
+	"\x04logs\x18\x06 \x01(\x03R\x04logs\x12\x16\n" +
+	"\x06budget\x18\a \x01(\x03R\x06budget\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -3999,7 +4118,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -4032,25 +4151,26 @@ var file_wire_proto_goTypes = []any{
 	(*Capacity)(nil),     // 28: tender.wire.Capacity
 	(*Device)(nil),       // 29: tender.wire.Device
 	(*Readings)(nil),     // 30: tender.wire.Readings
-	(*GPUReading)(nil),   // 31: tender.wire.GPUReading
-	(*Goaway)(nil),       // 32: tender.wire.Goaway
-	(*RenewRequest)(nil), // 33: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 34: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 35: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 36: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 37: tender.wire.LogEnd
-	(*Led)(nil),          // 38: tender.wire.Led
-	(*Ask)(nil),          // 39: tender.wire.Ask
-	(*RelayHello)(nil),   // 40: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 41: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 42: tender.wire.Relay
-	(*Relayed)(nil),      // 43: tender.wire.Relayed
-	(*SessionUp)(nil),    // 44: tender.wire.SessionUp
-	(*SessionClose)(nil), // 45: tender.wire.SessionClose
-	(*Through)(nil),      // 46: tender.wire.Through
-	nil,                  // 47: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 48: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 49: tender.wire.Check.EnvEntry
+	(*LinkUse)(nil),      // 31: tender.wire.LinkUse
+	(*GPUReading)(nil),   // 32: tender.wire.GPUReading
+	(*Goaway)(nil),       // 33: tender.wire.Goaway
+	(*RenewRequest)(nil), // 34: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 35: tender.wire.Certificate
+	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
+	(*Led)(nil),          // 39: tender.wire.Led
+	(*Ask)(nil),          // 40: tender.wire.Ask
+	(*RelayHello)(nil),   // 41: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 42: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 43: tender.wire.Relay
+	(*Relayed)(nil),      // 44: tender.wire.Relayed
+	(*SessionUp)(nil),    // 45: tender.wire.SessionUp
+	(*SessionClose)(nil), // 46: tender.wire.SessionClose
+	(*Through)(nil),      // 47: tender.wire.Through
+	nil,                  // 48: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 49: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 50: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4062,30 +4182,30 @@ var file_wire_proto_depIdxs = []int32{
 	26, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
 	28, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
 	30, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	32, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	33, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	34, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	35, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	36, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	37, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	38, // 15: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	39, // 16: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	42, // 17: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	40, // 18: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	41, // 19: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	46, // 20: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	33, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	34, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	35, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	36, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	37, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	38, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	39, // 15: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	40, // 16: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	43, // 17: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	41, // 18: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	42, // 19: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	47, // 20: tender.wire.Envelope.through:type_name -> tender.wire.Through
 	5,  // 21: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
 	6,  // 22: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
 	28, // 23: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
 	11, // 24: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
 	12, // 25: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
 	15, // 26: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	47, // 27: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	48, // 28: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	48, // 27: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	49, // 28: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
 	13, // 29: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
 	13, // 30: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
 	14, // 31: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	49, // 32: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	50, // 32: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
 	16, // 33: tender.wire.Resources.flat:type_name -> tender.wire.Flat
 	19, // 34: tender.wire.Resources.parts:type_name -> tender.wire.Part
 	17, // 35: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
@@ -4103,21 +4223,22 @@ var file_wire_proto_depIdxs = []int32{
 	15, // 47: tender.wire.Capacity.total:type_name -> tender.wire.Resources
 	29, // 48: tender.wire.Capacity.devices:type_name -> tender.wire.Device
 	2,  // 49: tender.wire.Device.health:type_name -> tender.wire.Health
-	31, // 50: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	43, // 51: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	44, // 52: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	28, // 53: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	23, // 54: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	9,  // 55: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	30, // 56: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	27, // 57: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	10, // 58: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	45, // 59: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	32, // 50: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	31, // 51: tender.wire.Readings.link:type_name -> tender.wire.LinkUse
+	44, // 52: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	45, // 53: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	28, // 54: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	23, // 55: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 56: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	30, // 57: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	27, // 58: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 59: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	46, // 60: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4156,7 +4277,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
