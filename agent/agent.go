@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,7 +56,12 @@ type Config struct {
 	// SeekQUIC is how long after it fell back to TCP the agent first looks
 	// whether UDP passes again; later looks are rarer. Zero is a minute.
 	SeekQUIC time.Duration
-	Log      *slog.Logger
+	// SeekHome is the least time before a session moves back to the agent's first
+	// replica; zero is ten minutes.
+	SeekHome time.Duration
+	// Now replaces the machine's clock where it is compared with the fleet's.
+	Now func() time.Time
+	Log *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
 }
@@ -107,6 +113,7 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
+	offset   atomic.Int64          // see clockOff
 	keep     *linkpolicy.Keepalive // how long to be silent
 }
 
@@ -128,6 +135,10 @@ type JoinOptions struct {
 	// in Config.
 	Conn    net.PacketConn
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Now replaces the machine's clock.
+	Now func() time.Time
+	// Notice is told what a person should know, in a sentence; it may be nil.
+	Notice func(text string)
 }
 
 // Join makes this machine an agent. The key is made here and never leaves.
@@ -155,9 +166,12 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err != nil {
 		return "", err
 	}
-	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn, DialTCP: o.DialTCP}, line, req)
+	reply, offset, err := transport.EnrolAnyClock(ctx, transport.DialerConfig{Conn: o.Conn, DialTCP: o.DialTCP, Now: o.Now}, line, req)
 	if err != nil {
 		return "", err
+	}
+	if offset != 0 && o.Notice != nil {
+		o.Notice(transport.ClockNotice(offset))
 	}
 	cred, err := reply.Credential(key)
 	if err != nil {

@@ -204,6 +204,9 @@ func (l *link) take() []wire.Message {
 	if l.pull != nil {
 		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
 	}
-	l.capacity, l.reports, l.pull = nil, nil, nil
+	if l.stored {
+		out = append(out, wire.KeyStored{})
+	}
+	l.capacity, l.reports, l.pull, l.stored = nil, nil, nil, false
 	return out
 }

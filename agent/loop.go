@@ -31,14 +31,14 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			acts = a.core.Step(time.Now(), lifecycle.Tick{})
+			acts = a.core.Step(a.machineTime(), lifecycle.Tick{})
 		case ev := <-a.events:
-			acts = a.core.Step(time.Now(), ev)
+			acts = a.core.Step(a.machineTime(), ev)
 		}
 		for range maxBatch {
 			select {
 			case ev := <-a.events:
-				acts = append(acts, a.core.Step(time.Now(), ev)...)
+				acts = append(acts, a.core.Step(a.machineTime(), ev)...)
 				continue
 			default:
 			}
@@ -141,7 +141,7 @@ func (a *Agent) do(ctx context.Context, g *errgroup.Group, act lifecycle.Action)
 		l := a.link
 		a.mu.Unlock()
 		if l != nil {
-			l.queue(act)
+			l.queue(a.inFleetTime(act))
 		}
 	case lifecycle.Save, lifecycle.SaveHead:
 	}
@@ -210,7 +210,7 @@ func (a *Agent) wait(ctx context.Context, id fleet.TaskID) {
 		case errors.Is(err, executor.ErrNotFound):
 			a.log.Warn("task lost", "task", id, "error", err)
 			a.outputComplete(id)
-			a.emit(ctx, lifecycle.Exited{Task: id, Time: time.Now(), Lost: true})
+			a.emit(ctx, lifecycle.Exited{Task: id, Time: a.machineTime(), Lost: true})
 			return
 		}
 		a.log.Debug("waiting failed; it is tried again", "task", id, "error", err)

@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/agent/lifecycle"
-	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -33,6 +30,8 @@ const (
 type link struct {
 	conn    transport.Session
 	control *controlStream
+	peer    int           // the replica's capability
+	early   chan struct{} // asks for a renewal before its time; holds one
 	beat    time.Duration // how often a replica from before beats wants readings
 	beats   bool          // the replica knows them
 
@@ -43,6 +42,7 @@ type link struct {
 	asked    bool // for a sign of life
 	observed bool // at another address than before
 	roamed   bool // to another network
+	stored   bool // a new key, which the replica should hear of
 	wake     chan struct{}
 }
 
@@ -59,6 +59,8 @@ func (l *link) queue(m any) {
 		l.capacity = &m
 	case wire.Ask:
 		l.asked = true
+	case wire.KeyStored:
+		l.stored = true
 	case wire.Observed:
 		l.observed = true
 	case roamed:
@@ -88,26 +90,30 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err != nil {
 		return cause(conn, err)
 	}
-	next := &established{conn, control, welcome}
-	for next != nil { // more than once where it moves from TCP to QUIC
-		next, err = a.hold(ctx, dialer, addr, d, next)
+	next := &established{addr, conn, control, welcome}
+	for next != nil { // more than once where it moves
+		next, err = a.hold(ctx, dialer, d, next)
 	}
 	return err
 }
 
 // hold carries an established session until it ends or has moved to the next.
-func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, addr string, d *rounds, e *established) (*established, error) {
+func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e *established) (*established, error) {
 	conn, control, welcome := e.conn, e.control, e.welcome
 	defer conn.Close(transport.CodeOK, "") //nolint:errcheck // it may be over already
 	if err := a.adopt(welcome); err != nil {
 		return nil, err
 	}
-	d.know(addr, welcome)
-	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), beats: welcome.Capability >= 3, wake: make(chan struct{}, 1)}
+	d.know(e.addr, welcome)
+	a.settled()
+	l := &link{
+		conn: conn, control: control, peer: welcome.Capability, early: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		beat: min(max(welcome.Heartbeat, time.Second), time.Minute), beats: welcome.Capability >= 3,
+	}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
-	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "link", transport.LinkOf(conn), "term", welcome.Term)
+	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
 		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
 	}
@@ -116,7 +122,7 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, addr string,
 	}
 	var next *established
 	err := a.carry(ctx, l, dialer, func(ctx context.Context) (err error) {
-		next, err = a.seekQUIC(ctx, dialer, addr, conn)
+		next, err = a.seek(ctx, dialer, e, d)
 		return err
 	})
 	a.mu.Lock()
@@ -126,15 +132,17 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, addr string,
 	return next, cause(conn, err)
 }
 
-// cause prefers what ended the connection over how a stream noticed it.
+// cause prefers what ended the connection over how a stream noticed it. Where
+// this agent has closed the connection, err is why.
 func cause(conn transport.Session, err error) error {
-	if _, ok := errors.AsType[*refusedError](err); ok || errors.Is(err, errSilent) || errors.Is(err, errRoamed) {
+	if _, ok := errors.AsType[*refusedError](err); ok || conn.Context().Err() == nil {
 		return err
 	}
-	if conn.Context().Err() != nil {
-		return context.Cause(conn.Context())
+	ended := context.Cause(conn.Context())
+	if closed, ok := errors.AsType[*transport.CloseError](ended); ok && !closed.Remote {
+		return err
 	}
-	return err
+	return ended
 }
 
 func (a *Agent) greet(ctx context.Context, conn transport.Session) (*controlStream, wire.Welcome, error) {
@@ -146,7 +154,8 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*controlStre
 	a.mu.Lock()
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
-		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch, Beat: a.keep.Interval(),
+		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch,
+		BundleVersion: a.cred.Get().Bundle.Version, Beat: a.keep.Interval(),
 	}
 	a.mu.Unlock()
 	stream := &counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}
@@ -182,39 +191,7 @@ func (a *Agent) adopt(w wire.Welcome) error {
 			}
 		}
 	}
-	cred := a.cred.Get()
-	if len(w.Bundle) == 0 || w.BundleVersion <= cred.Bundle.Version {
-		return nil
-	}
-	return a.store(cred.Chain.Certificate, w.Bundle, w.BundleVersion)
-}
-
-// store replaces certificate and bundle; the key stays.
-func (a *Agent) store(chain [][]byte, bundlePEM []byte, version uint64) error {
-	old := a.cred.Get()
-	bundle := old.Bundle
-	if len(bundlePEM) > 0 && version >= bundle.Version {
-		var err error
-		if bundle, err = pki.ParseBundle(bundlePEM, version); err != nil {
-			return fmt.Errorf("trust bundle: %w", err)
-		}
-	}
-	key, ok := old.Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	cred, err := pki.NewCredential(chain, key, bundle)
-	if err != nil {
-		return fmt.Errorf("new certificate: %w", err)
-	}
-	if cred.Identity != old.Identity {
-		return fmt.Errorf("the new certificate is %s's", cred.Identity.Short())
-	}
-	if err := pki.SaveDir(pkiDir(a.cfg.StateDir), cred); err != nil {
-		return err
-	}
-	a.cred.Set(cred)
-	return nil
+	return a.trust(w.Bundle, w.BundleVersion)
 }
 
 // carry runs a session's parts; the first that fails ends the others.
@@ -260,63 +237,14 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
 		case wire.Ask, wire.Observed:
 			l.queue(msg)
+		case wire.Bundle:
+			if err := a.bundle(l, msg); err != nil {
+				return err
+			}
 		case wire.Goaway:
 			return &refusedError{wire.Refusal{Code: wire.RefusedNotLeader, Text: msg.Text, Leader: msg.Leader}}
 		default:
 			a.log.Warn("message ignored", "type", fmt.Sprintf("%T", msg))
 		}
-	}
-}
-
-// renew asks for the next certificate at a random point of this one's life.
-func (a *Agent) renew(ctx context.Context, l *link) error {
-	for {
-		at := pki.RenewAt(a.cred.Get().Leaf(), rand.Float64())
-		if !sleep(ctx, time.Until(at)) {
-			return ctx.Err()
-		}
-		if err := a.renewOnce(ctx, l); err != nil {
-			a.log.Error("certificate not renewed", "not_after", a.cred.Get().Leaf().NotAfter, "error", err)
-			if !sleep(ctx, time.Minute) {
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-func (a *Agent) renewOnce(ctx context.Context, l *link) error {
-	key, ok := a.cred.Get().Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	csr, err := pki.NewCSR(key)
-	if err != nil {
-		return err
-	}
-	st, err := l.conn.Open(ctx, transport.StreamRenew)
-	if err != nil {
-		return err
-	}
-	defer st.Reset()
-	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
-	conn := wire.NewConn(&counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}, wire.MaxControl)
-	if err := conn.Send(wire.RenewRequest{CSR: csr}); err != nil {
-		return err
-	}
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	switch msg := msg.(type) {
-	case wire.Certificate:
-		if err := a.store(msg.Chain, msg.Bundle, msg.BundleVersion); err != nil {
-			return err
-		}
-		a.log.Info("certificate renewed", "not_after", a.cred.Get().Leaf().NotAfter)
-		return nil
-	case wire.Refusal:
-		return &refusedError{msg}
-	default:
-		return fmt.Errorf("%T instead of a certificate", msg)
 	}
 }

@@ -181,7 +181,7 @@ func (a *Agent) setRuntime(err error) {
 
 // readings are the momentary state, sent when they have changed.
 func (a *Agent) readings(ctx context.Context) wire.Readings {
-	r := fleet.Readings{Time: time.Now()}
+	r := fleet.Readings{Time: a.now(), ClockOff: a.clockOff(), Bundle: a.cred.Get().Bundle.Version}
 	a.cfg.Meter(a.cfg.StateDir, &r)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

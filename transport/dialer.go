@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"sync"
 	"time"
@@ -19,6 +20,8 @@ type DialerConfig struct {
 	// DialTCP opens the connections of sessions over TCP. Nil is the machine's
 	// way, through the proxy that HTTPS_PROXY names; with a Conn, nil is none.
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Now is the clock that certificates are judged by; nil is time.Now.
+	Now func() time.Time
 }
 
 // Dialer dials from one UDP socket without listening, and over TCP where UDP
@@ -27,6 +30,7 @@ type Dialer struct {
 	holder  *pki.Holder
 	socket  *socket
 	dialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	now     func() time.Time
 
 	mu sync.Mutex
 	// overTCP is when TCP last won, by address, until Forget.
@@ -45,7 +49,7 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	if cfg.DialTCP == nil && cfg.Conn == nil {
 		cfg.DialTCP = machineTCP
 	}
-	return &Dialer{holder: cfg.Holder, socket: s, dialTCP: cfg.DialTCP, overTCP: map[string]time.Time{}}, nil
+	return &Dialer{holder: cfg.Holder, socket: s, dialTCP: cfg.DialTCP, now: cfg.Now, overTCP: map[string]time.Time{}}, nil
 }
 
 // Dial connects to the replica at addr ("host:port") that expect accepts; a
@@ -55,12 +59,19 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 // and the other very slow. The replica judges our certificate after Dial has
 // returned: its refusal ends the session.
 func (d *Dialer) Dial(ctx context.Context, addr, alpn string, expect func(pki.Identity) error) (Session, error) {
-	return d.race(ctx, target{addr, alpn, pki.ClientTLS(d.holder, expect, alpn)})
+	return d.race(ctx, target{addr, alpn, d.clientTLS(expect, alpn)})
+}
+
+// clientTLS is pki.ClientTLS by the dialer's clock.
+func (d *Dialer) clientTLS(expect func(pki.Identity) error, alpn string) *tls.Config {
+	conf := pki.ClientTLS(d.holder, expect, alpn)
+	conf.Time = d.now
+	return conf
 }
 
 // DialQUIC is Dial without the fallback, for trying whether UDP passes now.
 func (d *Dialer) DialQUIC(ctx context.Context, addr, alpn string, expect func(pki.Identity) error) (Session, error) {
-	s, err := d.socket.dial(ctx, addr, alpn, pki.ClientTLS(d.holder, expect, alpn))
+	s, err := d.socket.dial(ctx, addr, alpn, d.clientTLS(expect, alpn))
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +82,9 @@ func (d *Dialer) DialQUIC(ctx context.Context, addr, alpn string, expect func(pk
 // DialEnrol connects for joining: we show no certificate, and the replica must
 // show a chain to the root that pin names. It falls back as Dial does.
 func (d *Dialer) DialEnrol(ctx context.Context, addr, pin string) (Session, error) {
-	return d.race(ctx, target{addr, ALPNEnrol, pki.PinnedTLS(pin, ALPNEnrol)})
+	conf := pki.PinnedTLS(pin, ALPNEnrol)
+	conf.Time = d.now
+	return d.race(ctx, target{addr, ALPNEnrol, conf})
 }
 
 // Close ends every session and frees the socket.

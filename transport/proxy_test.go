@@ -59,6 +59,7 @@ func connectProxy(t *testing.T, password string) *url.URL {
 }
 
 func TestSessionThroughAProxy(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for password, works := range map[string]bool{"secret": true, "another": false} {
 		proxy := connectProxy(t, password)

@@ -35,6 +35,7 @@ func (f *fleet) blockedConfig(h *pki.Holder) transport.DialerConfig {
 }
 
 func TestTCPSessions(t *testing.T) {
+	t.Parallel()
 	transporttest.Run(t, func(t *testing.T, agent, replica pki.Identity) (transport.Session, transport.Session) {
 		f := newFleet(t)
 		return f.connect(f.blocked(agent.ID))
@@ -44,6 +45,7 @@ func TestTCPSessions(t *testing.T) {
 // TestBlockedUDP: the first session waits for the head start that QUIC has, the
 // next ones do not.
 func TestBlockedUDP(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	d := f.blocked("a1")
 	for i, limit := range []struct{ min, max time.Duration }{{400 * time.Millisecond, 2 * time.Second}, {0, 390 * time.Millisecond}} {
@@ -69,6 +71,7 @@ func TestBlockedUDP(t *testing.T) {
 }
 
 func TestQUICWinsWhereUDPPasses(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for range 5 {
 		if a, _ := f.connect(f.agent("a1")); transport.LinkOf(a) != "quic" {
@@ -78,6 +81,7 @@ func TestQUICWinsWhereUDPPasses(t *testing.T) {
 }
 
 func TestBothLegsFail(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.endpoint.Close()
 	start := time.Now()
@@ -95,6 +99,7 @@ func TestBothLegsFail(t *testing.T) {
 
 // TestRefusedClientsOverTCP: the same kinds of refusal as over QUIC.
 func TestRefusedClientsOverTCP(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		as   func(*fleet) *pki.Holder
@@ -124,6 +129,7 @@ func TestRefusedClientsOverTCP(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			f := newFleet(t, func(c *transport.Config) {
 				c.Allow = func(id pki.Identity, _ *x509.Certificate, _ string) error {
 					if id.ID == "banned" {
@@ -144,6 +150,7 @@ func TestRefusedClientsOverTCP(t *testing.T) {
 }
 
 func TestDistrustedReplicaOverTCP(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	stranger := errors.New("I wanted r7")
 	_, err := f.blocked("a1").Dial(t.Context(), f.addr, transport.ALPNAgent, func(pki.Identity) error { return stranger })
@@ -153,6 +160,7 @@ func TestDistrustedReplicaOverTCP(t *testing.T) {
 }
 
 func TestEnrolOverTCP(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	d := f.dialer(f.blockedConfig(nil))
 	a, err := d.DialEnrol(t.Context(), f.addr, pki.Pin(f.ca.Root))
@@ -174,6 +182,7 @@ func TestEnrolOverTCP(t *testing.T) {
 
 // TestOnePortForAll: HTTP and sessions come over the same TCP port.
 func TestOnePortForAll(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Proto, " ", len(r.TLS.PeerCertificates))
@@ -234,6 +243,7 @@ const ping = "\x00\x02\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01"
 // TestHostileTCPPeers: what no honest peer sends ends the session, and the
 // replica holds nothing of it.
 func TestHostileTCPPeers(t *testing.T) {
+	t.Parallel()
 	var many strings.Builder
 	for i := range transport.MaxStreams + 1 {
 		many.WriteString(syn(byte(3 + 2*i)))
@@ -278,6 +288,7 @@ func TestHostileTCPPeers(t *testing.T) {
 // TestTCPHandshakesAreBounded: who says nothing is dropped in time, and does not
 // keep others out.
 func TestTCPHandshakesAreBounded(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	var open []net.Conn
 	for range 300 { // all from one address
@@ -311,6 +322,7 @@ func isTimeout(err error) bool {
 
 // TestKilledTCPPeerIsNoticed: the end of a connection without a goodbye.
 func TestKilledTCPPeerIsNoticed(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	conn := f.rawTCP()
 	conf := yamux.DefaultConfig()
@@ -334,6 +346,7 @@ func TestKilledTCPPeerIsNoticed(t *testing.T) {
 }
 
 func TestTCPCloseTellsEverySession(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	d := f.blocked("a1")
 	var sessions []transport.Session

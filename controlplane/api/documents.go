@@ -165,6 +165,10 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 		w := windowDoc(now, a)
 		d.Maintenance = &w
 	}
+	d.Healed, d.ClockOff = utc(a.Healed), client.Duration(soft.Readings.ClockOff.Round(time.Second))
+	if c := a.Cloned; c != nil {
+		d.Cloned = &client.Cloned{At: utc(c.At), Addr: c.Addr, Text: c.Text, Times: c.Times}
+	}
 	if !a.CertNotAfter.IsZero() {
 		days := int(math.Floor(a.CertNotAfter.Sub(now).Hours() / 24))
 		d.CertDaysLeft = &days

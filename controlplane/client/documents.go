@@ -193,7 +193,14 @@ type Agent struct {
 	// ended.
 	CertNotAfter time.Time `json:"cert_not_after,omitzero"`
 	CertDaysLeft *int      `json:"cert_days_left,omitempty"`
-	Total        Resources `json:"total"`
+	// Healed is when it last had a new certificate in the place of one that had
+	// ended.
+	Healed time.Time `json:"healed,omitzero"`
+	// Cloned is the last time that another machine used its identity.
+	Cloned *Cloned `json:"cloned,omitempty"`
+	// ClockOff is what it adds to its machine's clock to have the fleet's time.
+	ClockOff Duration  `json:"clock_off,omitzero"`
+	Total    Resources `json:"total"`
 	// Used is what tasks hold; what is neither used nor free is on offer.
 	Used        Resources  `json:"used"`
 	Free        *Resources `json:"free,omitempty"`
@@ -202,6 +209,18 @@ type Agent struct {
 	Drain       *Drain     `json:"drain,omitempty"`
 	Maintenance *Window    `json:"maintenance,omitempty"`
 	Readings    *Readings  `json:"readings,omitempty"`
+	// Unsettled: the state was restored from a snapshot, and the agent may run
+	// tasks that it does not know. Orphans are those that it has spoken of.
+	Unsettled bool     `json:"unsettled,omitempty"`
+	Orphans   []Orphan `json:"orphans,omitempty"`
+}
+
+// Cloned is what is known of another machine with an agent's identity.
+type Cloned struct {
+	At    time.Time `json:"at"`
+	Addr  string    `json:"addr,omitempty"`
+	Text  string    `json:"text"`
+	Times int       `json:"times"`
 }
 
 // Readings is what an agent last read off its machine.
@@ -278,6 +297,21 @@ type Replica struct {
 	Leader      bool      `json:"leader"`
 	Self        bool      `json:"self"`
 	LastContact time.Time `json:"last_contact,omitzero"`
+	// The leader alone knows the rest of the others: how many entries they lack,
+	// since when they have been healthy without a break, and their disks.
+	Lag          uint64       `json:"lag,omitempty"`
+	HealthySince time.Time    `json:"healthy_since,omitzero"`
+	Version      string       `json:"version,omitempty"`
+	Capability   uint64       `json:"capability,omitempty"`
+	Disk         *ReplicaDisk `json:"disk,omitempty"`
+}
+
+// ReplicaDisk is the disk of a replica's log. Low: too little is free to lead.
+// Fault is why nothing can be written, empty while it can.
+type ReplicaDisk struct {
+	Free  uint64 `json:"free"`
+	Low   bool   `json:"low,omitempty"`
+	Fault string `json:"fault,omitempty"`
 }
 
 // Replicas is the control plane as the asked replica sees it.

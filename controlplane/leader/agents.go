@@ -26,6 +26,8 @@ func (l *Leader) refreshAgent(id fleet.AgentID) {
 		n.Inactive = "drained"
 	case rec.Deactivated:
 		n.Inactive = "deactivated"
+	case l.st.Unsettled[id]:
+		n.Inactive = "restored and not settled"
 	case a.session == 0:
 		n.Inactive = "disconnected"
 	}
@@ -80,16 +82,18 @@ func (l *Leader) answer(id fleet.AgentID) {
 		return
 	}
 	held := a.pull.Generation
-	// A generation from the future: this control plane was restored from an
-	// older snapshot. Only the whole set can be right then.
-	full := a.pull.Full || held > rec.Generation
-	if !full && held == rec.Generation {
+	// A generation from the future, or from before this history: the control
+	// plane was restored from a snapshot. Only the whole set can be right then.
+	whole := a.pull.Full || held > rec.Generation || held < l.st.Base(rec)
+	if !whole && held == rec.Generation {
 		return
 	}
+	// What is not in a full set ends; not so on an agent that is to be settled.
+	full := whole && !l.st.Unsettled[id]
 	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full}
-	if full || held < a.base {
+	if whole || held < a.base {
 		for _, t := range state.SortedKeys(a.tasks) {
-			if task := l.st.Tasks[t]; full || task.Generation > held {
+			if task := l.st.Tasks[t]; whole || task.Generation > held {
 				d.Assignments = append(d.Assignments, task.Assignment())
 			}
 		}
@@ -100,7 +104,7 @@ func (l *Leader) answer(id fleet.AgentID) {
 			}
 		}
 	}
-	if !full {
+	if !whole {
 		l.cut(&d)
 	}
 	a.pull = nil
@@ -135,6 +139,8 @@ func (l *Leader) reported(now time.Time, ev Report) {
 	for _, u := range ev.Updates {
 		t := l.st.Tasks[u.Status.Task]
 		switch {
+		case t == nil && l.st.Unsettled[ev.Agent]:
+			l.unknown(ev.Agent, u)
 		case t == nil:
 			// Nobody knows it any more: the agent may drop the update.
 			l.do(Ack{ev.Agent, ev.Session, u.Status.Task, u.ID, 0})

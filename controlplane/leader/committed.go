@@ -36,6 +36,10 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		}
 		l.rescindExcess()
 		l.due = true
+	case c.Cloned != nil:
+		l.judged(c.Cloned, r)
+	case c.Confirm != nil:
+		l.confirmed(c.Confirm, r)
 	case c.Convert != nil:
 		l.converted(c.Convert, r)
 	case c.DrainAgent != nil && r.Kind == state.OK:
@@ -44,6 +48,8 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.retire(c.SetActive.Agent)
 	case c.SetMaintenance != nil && r.Kind == state.OK:
 		l.maintained(c.SetMaintenance)
+	case c.Settle != nil && r.Kind == state.OK:
+		l.settled(c.Settle.Agent)
 	case c.Kill != nil:
 		delete(l.preempting, c.Kill.ID)
 		if r.Kind == state.OK && !r.Duplicate {
@@ -51,7 +57,7 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		}
 	case c.Admit != nil:
 		if id := fleet.AgentID(r.ID); c.Admit.Kind == state.KindAgent && r.Kind == state.OK {
-			l.agents[id] = &agentState{away: c.Time, tasks: map[fleet.TaskID]bool{}}
+			l.agents[id] = &agentState{away: l.now, tasks: map[fleet.TaskID]bool{}}
 			l.refreshAgent(id)
 		}
 	case c.SetCapacity != nil && r.Kind == state.OK:

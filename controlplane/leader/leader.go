@@ -48,15 +48,20 @@ type launching struct {
 type agentState struct {
 	session uint64 // 0 while there is none
 	boot    string // of the machine that has the session
+	remote  string // where it comes from
 	epoch   uint64 // of the session
 	contest contest
-	pull    *Pull // waiting for a change
+	key     string  // that the session has shown, or the agent's next one after a renewal over it
+	held    AgentUp // of a session whose key the trio is asked about; its Session is 0 while there is none
+	pull    *Pull   // waiting for a change
 	// away is when the agent was last seen leaving, or when this leader began.
 	away time.Time
 	// reaching is set while a Reach command is on its way.
 	reaching bool
 	// tasks are those that the agent is to hold.
 	tasks map[fleet.TaskID]bool
+	// orphans are updates of tasks that nobody here knows, unacknowledged.
+	orphans map[fleet.TaskID][]fleet.StatusUpdate
 	// changes are what was desired anew since the generation base, oldest
 	// first, so that a pull need not walk all tasks.
 	changes []change
@@ -208,7 +213,7 @@ func (l *Leader) tick(now time.Time) {
 		}
 	}
 	for _, id := range state.SortedKeys(l.agents) {
-		l.settle(now, id)
+		l.decide(now, id)
 		a, rec := l.agents[id], l.st.Agents[id]
 		if a.session == 0 && rec != nil && !rec.Revoked && rec.Unreachable.IsZero() &&
 			!a.reaching && now.Sub(a.away) >= l.cfg.UnreachableAfter {

@@ -162,7 +162,7 @@ func (l *line) take(item *wire.Relayed) {
 	agent, number := st.agent, st.number
 	switch {
 	case item.Up != nil:
-		up := leader.AgentUp{Agent: agent, Session: number, Hostname: item.Up.Hostname, Boot: item.Up.BootID, Epoch: item.Up.Epoch}
+		up := leader.AgentUp{Agent: agent, Session: number, Hostname: item.Up.Hostname, Boot: item.Up.BootID, Epoch: item.Up.Epoch, Key: item.Up.Key, Remote: item.Up.Remote}
 		if item.Capacity != nil {
 			up.Capacity = *item.Capacity
 		}

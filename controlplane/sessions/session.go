@@ -46,6 +46,8 @@ type session struct {
 	remote string
 	moved  bool
 	asked  bool // the next message is an answer
+	// bundle is to be sent; nil: none.
+	bundle *wire.Bundle
 	wake   chan struct{}
 }
 
@@ -85,7 +87,11 @@ func (m *Manager) serve(ctx context.Context, conn transport.Session) error {
 	if !ok {
 		return fmt.Errorf("%T instead of hello", msg)
 	}
-	s, refusal := m.admit(conn, hello)
+	key, refusal := m.cfg.AdmitKey(ctx, conn)
+	var s *session
+	if refusal == nil {
+		s, refusal = m.admit(conn, key, hello)
+	}
 	if refusal != nil {
 		return refuse(ctx, conn, st, control, *refusal)
 	}
@@ -112,7 +118,7 @@ func refuse(ctx context.Context, conn transport.Session, st transport.Stream, co
 
 // admit decides on a Hello. The certificate has been verified; the record may
 // have changed since.
-func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.Refusal) {
+func (m *Manager) admit(conn transport.Session, key string, h wire.Hello) (*session, *wire.Refusal) {
 	peer := conn.Peer()
 	rec := m.cfg.Agent(fleet.AgentID(peer.ID))
 	elsewhere := &wire.Refusal{Code: wire.RefusedNotLeader, Leader: m.cfg.Leader(), RetryAfter: 2 * time.Second}
@@ -151,6 +157,7 @@ func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.R
 		info: wire.SessionUp{
 			Agent: fleet.AgentID(peer.ID), Hostname: h.Hostname, BootID: h.BootID, Epoch: h.Epoch, Version: h.Version,
 			Since: time.Now(), Link: transport.LinkOf(conn), Remote: transport.RemoteAddr(conn),
+			Key: key,
 		},
 	}
 	s.remote = s.info.Remote
@@ -305,6 +312,12 @@ func (s *session) read(control *wire.Conn) error {
 			s.put(wire.Relayed{Pull: &msg})
 		case wire.Report:
 			s.put(wire.Relayed{Updates: msg.Updates})
+		case wire.KeyStored:
+			// The key that it has shown is going to be the one before. A later
+			// leader must not take that for a copy's.
+			s.binding.Lock()
+			s.info.Key = ""
+			s.binding.Unlock()
 		case wire.CapacityChanged:
 			s.put(wire.Relayed{Capacity: &msg.Capacity})
 		default:
@@ -387,13 +400,16 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 // take empties the outbox.
 func (s *session) take() []wire.Message {
 	s.mu.Lock()
-	out, beat, moved := s.out, s.beat, s.moved
-	s.out, s.beat, s.moved = wire.Relayed{}, false, false
+	out, beat, moved, bundle := s.out, s.beat, s.moved, s.bundle
+	s.out, s.beat, s.moved, s.bundle = wire.Relayed{}, false, false, nil
 	term, remote := s.term, s.remote
 	s.mu.Unlock()
 	var msgs []wire.Message
 	if out.Resync {
 		msgs = append(msgs, wire.Led{Term: term})
+	}
+	if bundle != nil {
+		msgs = append(msgs, *bundle)
 	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})

@@ -92,7 +92,7 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 		return refuse(Conflict, "task %s is not agent %s's", old.ID, c.Agent)
 	case u.Seq <= old.Seq:
 		return Result{Duplicate: true, Generation: old.Generation}
-	case u.Seq > old.Seq+1:
+	case u.Seq > old.Seq+1 && !old.Restored:
 		return refuse(OutOfOrder, "update %d of task %s came after %d", u.Seq, old.ID, old.Seq)
 	}
 	t := *old

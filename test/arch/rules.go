@@ -214,7 +214,7 @@ var owners = []owner{
 	},
 	{
 		[]string{
-			"github.com/google/go-cmp/...", "github.com/google/go-containerregistry/...",
+			"github.com/anishathalye/porcupine/...", "github.com/google/go-cmp/...", "github.com/google/go-containerregistry/...",
 			"github.com/rogpeppe/go-internal/...", "pgregory.net/rapid/...",
 		},
 		[]string{"./test/..."},

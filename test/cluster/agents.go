@@ -45,6 +45,7 @@ func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 	cfg := a.config()
 	id, err := agent.Join(f.tb.Context(), f.Line(pki.KindAgent, 1), agent.JoinOptions{
 		StateDir: a.dir, Hostname: name, Conn: cfg.Conn, DialTCP: cfg.DialTCP,
+		Now: cfg.Now, Notice: func(text string) { f.Notice = text },
 	})
 	f.fatal(err)
 	a.ID = id
@@ -67,6 +68,7 @@ func (a *Agent) config() agent.Config {
 		StateDir: a.dir, Executor: a.Exec, Devices: a.Devices, Version: "test", BootID: a.Boot,
 		Offer: agent.Offer{CPUs: &cpus, Mem: &mem, Disk: &disk},
 		Logs:  tasklog.Dir(filepath.Join(a.dir, "logs")),
+		Now:   a.f.now(),
 		Conn:  a.f.conn(a.Addr), Log: a.f.log(string(a.ID)),
 		// In a bubble hours of the machine pass at once: its own readings would jump.
 		Meter: func(_ string, r *fleet.Readings) { r.CPUPercent, r.FreeMemMB, r.FreeDiskMB = 5, 4096, 10_000 },
@@ -86,6 +88,15 @@ func (a *Agent) Link() string {
 	}
 	return ""
 }
+
+// now is the clock of a machine that starts.
+func (f *Fleet) now() func() time.Time {
+	off := f.Clock
+	return func() time.Time { return time.Now().Add(off) }
+}
+
+// Dir is a part of the agent's state directory.
+func (a *Agent) Dir(part string) string { return filepath.Join(a.dir, part) }
 
 // Stop ends the agent's process; its tasks run on.
 func (a *Agent) Stop() {

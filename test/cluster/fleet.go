@@ -33,7 +33,11 @@ type Fleet struct {
 	// TuneAgent, when set, may change how an agent joins and is started.
 	TuneAgent func(cfg *agent.Config)
 	Replicas  []*Replica
-	hosts     int
+	// Clock is how far the clocks of agents' machines are ahead that join or
+	// start from now on; Notice is what the last one to join was told.
+	Clock  time.Duration
+	Notice string
+	hosts  int
 }
 
 // New returns a fleet without members, on n or, when that is nil, on loopback.
@@ -207,9 +211,6 @@ func (f *Fleet) Leader() *Replica {
 	})
 	return found
 }
-
-// Dir is the replica's data directory.
-func (r *Replica) Dir() string { return r.dir }
 
 // Others are the replicas but one.
 func (f *Fleet) Others(than *Replica) []*Replica {

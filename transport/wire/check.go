@@ -22,6 +22,7 @@ const (
 	MaxStatuses = 64      // of a check by HTTP
 	MaxReplicas = 16
 	MaxChain    = 8
+	MaxBundle   = 64 << 10
 	MaxLogChunk = 64 << 10
 )
 
@@ -61,6 +62,11 @@ func check(m Message, received bool) error {
 		c.text("leader", m.Leader, MaxName)
 	case Certificate:
 		c.count("certificates", len(m.Chain), MaxChain)
+	case RenewRequest:
+		c.count("key bytes", len(m.Key), MaxName)
+		c.count("proof bytes", len(m.Proof), MaxName)
+	case Bundle:
+		c.count("bundle bytes", len(m.Roots), MaxBundle)
 	case LogsRequest:
 		c.id("task", string(m.Task))
 		c.atLeast("tail", int64(m.Tail), -1)

@@ -34,7 +34,9 @@
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
 //	                            agent: Pull Report CapacityChanged Readings Beat
-//	                            replica: DesiredSet Acks Observed Goaway
-//	renew (the agent opens)     RenewRequest -> Certificate | Refusal
+//	                            KeyStored
+//	                            replica: DesiredSet Acks Led Ask Observed Goaway Bundle
+//	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
+//	                            the key is new, KeyStored -> KeyStored
 //	logs (the replica opens)    LogsRequest -> LogChunk* LogEnd | Refusal
 package wire

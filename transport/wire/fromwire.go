@@ -16,7 +16,8 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		m := b.Hello
 		return Hello{
 			Capability: int(m.Capability), Agent: fleet.AgentID(m.Agent), Version: m.Version, Hostname: m.Hostname,
-			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch, Beat: time.Duration(m.BeatNs),
+			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
+			BundleVersion: m.BundleVersion, Beat: time.Duration(m.BeatNs),
 		}, nil
 	case *pb.Envelope_Welcome:
 		m := b.Welcome
@@ -47,7 +48,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 	case *pb.Envelope_Goaway:
 		return Goaway{Text: b.Goaway.Text, Leader: b.Goaway.Leader}, nil
 	case *pb.Envelope_RenewRequest:
-		return RenewRequest{CSR: b.RenewRequest.Csr}, nil
+		return RenewRequest{CSR: b.RenewRequest.Csr, Key: b.RenewRequest.Key, Proof: b.RenewRequest.Proof}, nil
 	case *pb.Envelope_Certificate:
 		m := b.Certificate
 		return Certificate{Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion}, nil
@@ -56,6 +57,10 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return LogsRequest{Task: fleet.TaskID(m.Task), Follow: m.Follow, Tail: int(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr}, nil
 	case *pb.Envelope_LogChunk:
 		return LogChunk{Stderr: b.LogChunk.Stderr, Data: b.LogChunk.Data}, nil
+	case *pb.Envelope_Bundle:
+		return Bundle{Version: b.Bundle.Version, Roots: b.Bundle.Roots, Renew: b.Bundle.Renew}, nil
+	case *pb.Envelope_KeyStored:
+		return KeyStored{}, nil
 	case *pb.Envelope_LogEnd:
 		return LogEnd{}, nil
 	case *pb.Envelope_Led:
@@ -160,7 +165,7 @@ func capacityFrom(c *pb.Capacity) fleet.Capacity {
 func readingsFrom(r *pb.Readings) fleet.Readings {
 	out := fleet.Readings{
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
-		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime,
+		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
 	}
 	if u := r.Link; u != nil {
 		out.Link = fleet.LinkUse{

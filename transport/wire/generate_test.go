@@ -35,6 +35,8 @@ var everyMessage = []Message{
 	LogsRequest{},
 	LogChunk{},
 	LogEnd{},
+	Bundle{},
+	KeyStored{},
 	Led{},
 	Ask{},
 	Relay{},
@@ -58,7 +60,7 @@ func (g maker) message(like Message) Message {
 }
 
 // signed are the integers that may be negative.
-var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent"}
+var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent", "ClockOff"}
 
 func (g maker) fill(v reflect.Value, name string) {
 	if g.known(v) {

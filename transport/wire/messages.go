@@ -31,6 +31,8 @@ type Hello struct {
 	Capacity fleet.Capacity
 	// Term and Generation are of the desired set the agent holds.
 	Term, Generation uint64
+	// BundleVersion is that of the trust bundle the agent has; 0: not told.
+	BundleVersion uint64
 	// Epoch orders the sessions of one agent: a later one has a greater number,
 	// also after a restart. 0 is an agent that does not count them.
 	Epoch uint64
@@ -71,6 +73,8 @@ const (
 	RefusedNotFound      RefusalCode = "not_found"      // no such task
 	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
 	RefusedBudget        RefusalCode = "budget"         // the link's owner lets it wait
+	// RefusedCloned: another copy of the machine goes on with a newer key.
+	RefusedCloned RefusalCode = "cloned"
 )
 
 // Refusal answers a request that is not granted. Codes of a newer peer arrive
@@ -127,14 +131,32 @@ type Observed struct{ Addr string }
 // Goaway asks the agent to move to another replica.
 type Goaway struct{ Text, Leader string }
 
-// RenewRequest opens a renew stream.
-type RenewRequest struct{ CSR []byte } // DER
+// RenewRequest opens a renew stream. An agent that asks for a new key proves the
+// one it has; see enroll.ProveRekey.
+type RenewRequest struct {
+	CSR        []byte // DER
+	Key, Proof []byte // the public key it has, and a signature by that
+}
 
 // Certificate is the new chain: leaf, intermediate, root.
 type Certificate struct {
 	Chain         [][]byte // DER
 	Bundle        []byte   // PEM, empty when it has not changed
 	BundleVersion uint64
+}
+
+// KeyStored says, on a renew stream, that the agent has stored its certificate
+// and new key; the leader says it back once the trio counts on that key. On a
+// control stream it tells the replica that the key shown is the one before.
+type KeyStored struct{}
+
+// Bundle is a newer trust bundle. The agent stores it and says so in Readings.
+type Bundle struct {
+	Version uint64
+	Roots   []byte // PEM
+	// Renew asks for a renewal before its time: certificates come from another
+	// root now.
+	Renew bool
 }
 
 // LogsRequest opens a logs stream.
@@ -172,3 +194,5 @@ func (Certificate) isMessage()     {}
 func (LogsRequest) isMessage()     {}
 func (LogChunk) isMessage()        {}
 func (LogEnd) isMessage()          {}
+func (KeyStored) isMessage()       {}
+func (Bundle) isMessage()          {}

@@ -20,7 +20,8 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_Hello{Hello: &pb.Hello{
 			Capability: int64(m.Capability), Agent: string(m.Agent), Version: text(m.Version, MaxName),
 			Hostname: text(m.Hostname, MaxName), BootId: text(m.BootID, MaxName),
-			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch, BeatNs: int64(m.Beat),
+			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
+			BundleVersion: m.BundleVersion, BeatNs: int64(m.Beat),
 		}}
 	case Welcome:
 		e.Body = &pb.Envelope_Welcome{Welcome: &pb.Welcome{
@@ -51,7 +52,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 	case Goaway:
 		e.Body = &pb.Envelope_Goaway{Goaway: &pb.Goaway{Text: text(m.Text, MaxText), Leader: m.Leader}}
 	case RenewRequest:
-		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR}}
+		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR, Key: m.Key, Proof: m.Proof}}
 	case Certificate:
 		e.Body = &pb.Envelope_Certificate{Certificate: &pb.Certificate{
 			Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion,
@@ -62,6 +63,10 @@ func toWire(m Message) (*pb.Envelope, error) {
 		}}
 	case LogChunk:
 		e.Body = &pb.Envelope_LogChunk{LogChunk: &pb.LogChunk{Stderr: m.Stderr, Data: m.Data}}
+	case Bundle:
+		e.Body = &pb.Envelope_Bundle{Bundle: &pb.Bundle{Version: m.Version, Roots: m.Roots, Renew: m.Renew}}
+	case KeyStored:
+		e.Body = &pb.Envelope_KeyStored{KeyStored: &pb.KeyStored{}}
 	case LogEnd:
 		e.Body = &pb.Envelope_LogEnd{LogEnd: &pb.LogEnd{}}
 	case Led:
@@ -171,6 +176,7 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 	out := &pb.Readings{
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
 		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
+		ClockOffNs: int64(r.ClockOff), BundleVersion: r.Bundle,
 	}
 	if u := r.Link; u != (fleet.LinkUse{}) {
 		out.Link = &pb.LinkUse{

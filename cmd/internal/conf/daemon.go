@@ -2,6 +2,7 @@ package conf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -53,9 +54,18 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reade
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", root.Name(), err)
+		if coded, ok := errors.AsType[ExitCoder](err); ok {
+			return coded.ExitCode()
+		}
 		return 1
 	}
 	return 0
+}
+
+// ExitCoder is an error that wants an exit code of its own.
+type ExitCoder interface {
+	error
+	ExitCode() int
 }
 
 // maxLine bounds a join line that is read from a pipe.

@@ -82,7 +82,10 @@ func joinCommand() *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
 		defer cancel()
-		id, err := agent.Join(ctx, line, agent.JoinOptions{StateDir: v.GetString("state"), Hostname: *hostname})
+		id, err := agent.Join(ctx, line, agent.JoinOptions{
+			StateDir: v.GetString("state"), Hostname: *hostname,
+			Notice: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "note:", text) },
+		})
 		if err != nil {
 			return err
 		}

@@ -194,6 +194,8 @@ func (w *world) happen(word string, args []string) error {
 		if got := strconv.Itoa(f.Tasks()); got != args[0] {
 			return fmt.Errorf("there are %s tasks", got)
 		}
+	case "fill": // r2 TEXT: its disk is full
+		f.Fill(strings.Join(args[1:], " "))
 	case "follow": // ID ADDR: this replica follows that one
 		f.SetStatus(api.Status{ID: "r1", Leader: fleet.ReplicaID(args[0]), LeaderAddr: args[1]})
 	case "down": // the replica is gone
@@ -269,6 +271,20 @@ func (w *world) addAgent(id string, args []string) error {
 				return err
 			}
 			rec.CertNotAfter = w.fleet.Now().Add(d)
+		case "healed": // so long ago
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			rec.Healed = w.fleet.Now().Add(-d)
+		case "copied": // from there
+			rec.Cloned = &fleet.Cloned{At: w.fleet.Now(), Addr: v, Text: "its certificate is for a key that the agent has left behind"}
+		case "clock": // it is behind by so much
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			defer w.fleet.Clock(fleet.AgentID(id), d)
 		case "gpus", "badgpus":
 			for i := range n {
 				d := gpu.Device{

@@ -30,7 +30,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
 	}
-	root.AddCommand(initCommand(), joinCommand(), runCommand(), devCommand())
+	root.AddCommand(initCommand(), joinCommand(), restoreCommand(), runCommand(), devCommand())
 	return conf.Run(ctx, root, args, stdin, stdout, stderr)
 }
 
@@ -155,6 +155,7 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Duration("offer-timeout", 30*time.Second, "how long a scheduler may leave an offer unanswered")
 	f.Bool("show-gpu-agents", false, "offer agents with GPUs to frameworks without GPU_RESOURCES, too; they may fill them with other work")
 	f.StringSlice("unshared", nil, "name of a resource that does not count in the shares of roles, such as gpus; may be repeated")
+	f.String("raft-timing", "default", "Raft's time-outs: lan (a dead leader is replaced in half a second), default (in one) or wan (in four); the same on all replicas")
 	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
 	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
 	_ = f.MarkHidden("agent-cert-life")
@@ -178,7 +179,12 @@ func runCommand() *cobra.Command {
 		if v.GetDuration("offer-timeout") < time.Second {
 			return fmt.Errorf("--offer-timeout %v: give schedulers a second at least", v.GetDuration("offer-timeout"))
 		}
-		return controlplane.Run(cmd.Context(), controlplane.Config{
+		timing, err := controlplane.TimingOf(v.GetString("raft-timing"))
+		if err != nil {
+			return fmt.Errorf("--raft-timing: %w", err)
+		}
+		return coded(controlplane.Run(cmd.Context(), controlplane.Config{
+			Timing:  timing,
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
 			Leader: leader.Config{
@@ -188,7 +194,7 @@ func runCommand() *cobra.Command {
 			Schedulers: controlplane.Schedulers{
 				Listen: v.GetString("scheduler-listen"), Trust: v.GetString("scheduler-trust"), Image: v.GetString("scheduler-default-image"),
 			},
-		})
+		}))
 	}
 	return cmd
 }

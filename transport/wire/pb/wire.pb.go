@@ -239,6 +239,8 @@ type Envelope struct {
 	//	*Envelope_LogsRequest
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
+	//	*Envelope_Bundle
+	//	*Envelope_KeyStored
 	//	*Envelope_Led
 	//	*Envelope_Ask
 	//	*Envelope_Relay
@@ -426,6 +428,24 @@ func (x *Envelope) GetLogEnd() *LogEnd {
 	return nil
 }
 
+func (x *Envelope) GetBundle() *Bundle {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Bundle); ok {
+			return x.Bundle
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetKeyStored() *KeyStored {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_KeyStored); ok {
+			return x.KeyStored
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetLed() *Led {
 	if x != nil {
 		if x, ok := x.Body.(*Envelope_Led); ok {
@@ -569,6 +589,14 @@ type Envelope_LogEnd struct {
 	LogEnd *LogEnd `protobuf:"bytes,15,opt,name=log_end,json=logEnd,proto3,oneof"`
 }
 
+type Envelope_Bundle struct {
+	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
+}
+
+type Envelope_KeyStored struct {
+	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
+}
+
 type Envelope_Led struct {
 	Led *Led `protobuf:"bytes,32,opt,name=led,proto3,oneof"`
 }
@@ -631,6 +659,10 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
+func (*Envelope_Bundle) isEnvelope_Body() {}
+
+func (*Envelope_KeyStored) isEnvelope_Body() {}
+
 func (*Envelope_Led) isEnvelope_Body() {}
 
 func (*Envelope_Ask) isEnvelope_Body() {}
@@ -657,6 +689,7 @@ type Hello struct {
 	Capacity      *Capacity              `protobuf:"bytes,6,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	BeatNs        int64                  `protobuf:"varint,20,opt,name=beat_ns,json=beatNs,proto3" json:"beat_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -745,6 +778,13 @@ func (x *Hello) GetTerm() uint64 {
 func (x *Hello) GetGeneration() uint64 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *Hello) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
 	}
 	return 0
 }
@@ -2591,6 +2631,8 @@ type Readings struct {
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	Link          *LinkUse               `protobuf:"bytes,20,opt,name=link,proto3" json:"link,omitempty"`
+	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2686,6 +2728,20 @@ func (x *Readings) GetLink() *LinkUse {
 		return x.Link
 	}
 	return nil
+}
+
+func (x *Readings) GetClockOffNs() int64 {
+	if x != nil {
+		return x.ClockOffNs
+	}
+	return 0
+}
+
+func (x *Readings) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
+	}
+	return 0
 }
 
 // LinkUse is in bytes.
@@ -2920,6 +2976,8 @@ func (x *Goaway) GetLeader() string {
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Key           []byte                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,26,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2957,6 +3015,20 @@ func (*RenewRequest) Descriptor() ([]byte, []int) {
 func (x *RenewRequest) GetCsr() []byte {
 	if x != nil {
 		return x.Csr
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
 	}
 	return nil
 }
@@ -3021,6 +3093,102 @@ func (x *Certificate) GetBundleVersion() uint64 {
 	return 0
 }
 
+type Bundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Roots         []byte                 `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	Renew         bool                   `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_wire_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Bundle) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Bundle) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Bundle) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type KeyStored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStored) Reset() {
+	*x = KeyStored{}
+	mi := &file_wire_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStored) ProtoMessage() {}
+
+func (x *KeyStored) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
+func (*KeyStored) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{34}
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -3034,7 +3202,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3214,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3227,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3107,7 +3275,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3287,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3300,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3157,7 +3325,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3337,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3350,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 type Led struct {
@@ -3194,7 +3362,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +3374,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +3387,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3237,7 +3405,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3417,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3430,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 type RelayHello struct {
@@ -3275,7 +3443,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3287,7 +3455,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3300,7 +3468,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3328,7 +3496,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3508,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3521,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3386,7 +3554,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3566,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3579,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3444,7 +3612,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +3624,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +3637,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3572,6 +3740,7 @@ func (x *Relayed) GetResync() bool {
 
 type SessionUp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	BootId        string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
@@ -3586,7 +3755,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3767,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3611,7 +3780,14 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *SessionUp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 func (x *SessionUp) GetAgent() string {
@@ -3680,7 +3856,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3868,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3881,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3731,7 +3907,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +3919,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +3932,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3771,7 +3947,8 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xab\t\n" +
+	"wire.proto\x12\vtender.wire\"\x93\n" +
+	"\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3788,7 +3965,10 @@ const file_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\f \x01(\v2\x18.tender.wire.CertificateH\x00R\vcertificate\x12=\n" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
-	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12$\n" +
+	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x127\n" +
+	"\n" +
+	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
 	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
 	"\x03ask\x18! \x01(\v2\x10.tender.wire.AskH\x00R\x03ask\x12*\n" +
 	"\x05relay\x18\" \x01(\v2\x12.tender.wire.RelayH\x00R\x05relay\x12:\n" +
@@ -3799,7 +3979,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04beat\x18( \x01(\v2\x11.tender.wire.BeatH\x00R\x04beat\x123\n" +
 	"\bobserved\x18) \x01(\v2\x15.tender.wire.ObservedH\x00R\bobserved\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\xa2\x02\n" +
+	"\x04body\"\xc9\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3812,7 +3992,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\a \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\x12\x14\n" +
+	"generation\x12%\n" +
+	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\x12\x14\n" +
 	"\x05epoch\x18\n" +
 	" \x01(\x04R\x05epoch\x12\x17\n" +
 	"\abeat_ns\x18\x14 \x01(\x03R\x06beatNs\"!\n" +
@@ -3980,7 +4161,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xa7\x02\n" +
+	" \x01(\tR\x06reason\"\xf0\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3992,7 +4173,10 @@ const file_wire_proto_rawDesc = "" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
 	"\aruntime\x18\b \x01(\tR\aruntime\x12(\n" +
-	"\x04link\x18\x14 \x01(\v2\x14.tender.wire.LinkUseR\x04link\"\xcd\x01\n" +
+	"\x04link\x18\x14 \x01(\v2\x14.tender.wire.LinkUseR\x04link\x12 \n" +
+	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
+	"clockOffNs\x12%\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\"\xcd\x01\n" +
 	"\aLinkUse\x12\x14\n" +
 	"\x05month\x18\x01 \x01(\tR\x05month\x12\x1c\n" +
 	"\tkeepalive\x18\x02 \x01(\x03R\tkeepalive\x12\x1a\n" +
@@ -4011,13 +4195,20 @@ const file_wire_proto_rawDesc = "" +
 	"\bpower_mw\x18\x05 \x01(\x03R\apowerMw\"4\n" +
 	"\x06Goaway\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\tR\x06leader\" \n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\"H\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"b\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\fR\x03key\x12\x14\n" +
+	"\x05proof\x18\x1a \x01(\fR\x05proof\"b\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12%\n" +
-	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"}\n" +
+	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"N\n" +
+	"\x06Bundle\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"\v\n" +
+	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -4060,8 +4251,9 @@ const file_wire_proto_rawDesc = "" +
 	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
-	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xcd\x01\n" +
-	"\tSessionUp\x12\x14\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\tSessionUp\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
@@ -4118,7 +4310,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -4156,21 +4348,23 @@ var file_wire_proto_goTypes = []any{
 	(*Goaway)(nil),       // 33: tender.wire.Goaway
 	(*RenewRequest)(nil), // 34: tender.wire.RenewRequest
 	(*Certificate)(nil),  // 35: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 36: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 37: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 38: tender.wire.LogEnd
-	(*Led)(nil),          // 39: tender.wire.Led
-	(*Ask)(nil),          // 40: tender.wire.Ask
-	(*RelayHello)(nil),   // 41: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 42: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 43: tender.wire.Relay
-	(*Relayed)(nil),      // 44: tender.wire.Relayed
-	(*SessionUp)(nil),    // 45: tender.wire.SessionUp
-	(*SessionClose)(nil), // 46: tender.wire.SessionClose
-	(*Through)(nil),      // 47: tender.wire.Through
-	nil,                  // 48: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 49: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 50: tender.wire.Check.EnvEntry
+	(*Bundle)(nil),       // 36: tender.wire.Bundle
+	(*KeyStored)(nil),    // 37: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 38: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 39: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 40: tender.wire.LogEnd
+	(*Led)(nil),          // 41: tender.wire.Led
+	(*Ask)(nil),          // 42: tender.wire.Ask
+	(*RelayHello)(nil),   // 43: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 44: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 45: tender.wire.Relay
+	(*Relayed)(nil),      // 46: tender.wire.Relayed
+	(*SessionUp)(nil),    // 47: tender.wire.SessionUp
+	(*SessionClose)(nil), // 48: tender.wire.SessionClose
+	(*Through)(nil),      // 49: tender.wire.Through
+	nil,                  // 50: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 51: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 52: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4185,60 +4379,62 @@ var file_wire_proto_depIdxs = []int32{
 	33, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
 	34, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
 	35, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	36, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	37, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	38, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	39, // 15: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	40, // 16: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	43, // 17: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	41, // 18: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	42, // 19: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	47, // 20: tender.wire.Envelope.through:type_name -> tender.wire.Through
-	5,  // 21: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
-	6,  // 22: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
-	28, // 23: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	11, // 24: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	12, // 25: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	15, // 26: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	48, // 27: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	49, // 28: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	13, // 29: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	13, // 30: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	14, // 31: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	50, // 32: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	16, // 33: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	19, // 34: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	17, // 35: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	18, // 36: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	18, // 37: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	20, // 38: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	16, // 39: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	21, // 40: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	23, // 41: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	24, // 42: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 43: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 44: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	25, // 45: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	27, // 46: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	15, // 47: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	29, // 48: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 49: tender.wire.Device.health:type_name -> tender.wire.Health
-	32, // 50: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	31, // 51: tender.wire.Readings.link:type_name -> tender.wire.LinkUse
-	44, // 52: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	45, // 53: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	28, // 54: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	23, // 55: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	9,  // 56: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	30, // 57: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	27, // 58: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	10, // 59: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	46, // 60: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	38, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	39, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	40, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	36, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	37, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	41, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	42, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	45, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	43, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	44, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	49, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	5,  // 23: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
+	6,  // 24: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
+	28, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	11, // 26: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	12, // 27: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	15, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	50, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	51, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	13, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	13, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	14, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	52, // 34: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	16, // 35: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	19, // 36: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	17, // 37: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	18, // 38: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	18, // 39: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	20, // 40: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	16, // 41: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	21, // 42: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	23, // 43: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	24, // 44: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 45: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 46: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	25, // 47: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	27, // 48: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	15, // 49: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	29, // 50: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 51: tender.wire.Device.health:type_name -> tender.wire.Health
+	32, // 52: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	31, // 53: tender.wire.Readings.link:type_name -> tender.wire.LinkUse
+	46, // 54: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	47, // 55: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	28, // 56: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	23, // 57: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 58: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	30, // 59: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	27, // 60: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 61: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	48, // 62: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4262,6 +4458,8 @@ func file_wire_proto_init() {
 		(*Envelope_LogsRequest)(nil),
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
+		(*Envelope_Bundle)(nil),
+		(*Envelope_KeyStored)(nil),
 		(*Envelope_Led)(nil),
 		(*Envelope_Ask)(nil),
 		(*Envelope_Relay)(nil),
@@ -4277,7 +4475,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,24 +14,46 @@ import (
 // just switched may settle within a minute.
 const seekFirst = time.Minute
 
+// homeAfter is the least time before a session that is not with the agent's
+// first replica moves there; the most is three times that. A replica that comes
+// back gets its agents back one by one.
+const homeAfter = 10 * time.Minute
+
 // established is a session that a replica has welcomed.
 type established struct {
+	addr    string
 	conn    transport.Session
 	control *controlStream
 	welcome wire.Welcome
 }
 
-// errMoved ends a session over TCP whose successor over QUIC is established.
-var errMoved = errors.New("the session has moved to QUIC")
+// errMoved ends a session whose successor is established.
+var errMoved = errors.New("the session has moved")
 
-// seekQUIC looks now and then, during a session over TCP, whether UDP passes,
-// and returns a session over QUIC that has been welcomed, with errMoved. The
+// seek looks for a better session while there is one, and returns it with
+// errMoved: over QUIC instead of TCP, or with the agent's first replica. The
 // control plane ends the older session of the two: what was in flight there is
 // sent again, as after every change of sessions.
-func (a *Agent) seekQUIC(ctx context.Context, dialer *transport.Dialer, addr string, conn transport.Session) (*established, error) {
-	if transport.LinkOf(conn) != "tcp" {
-		return nil, nil
+func (a *Agent) seek(ctx context.Context, dialer *transport.Dialer, e *established, d *rounds) (*established, error) {
+	if transport.LinkOf(e.conn) == "tcp" {
+		return a.seekQUIC(ctx, dialer, e.addr)
 	}
+	least := a.cfg.SeekHome
+	if least <= 0 {
+		least = homeAfter
+	}
+	for d.addrs[0] != e.addr && sleep(ctx, least+time.Duration(2*rand.Float64()*float64(least))) {
+		next, err := a.tryQUIC(ctx, dialer, d.addrs[0])
+		if err == nil {
+			return next, errMoved
+		}
+		a.log.Debug("the first replica does not answer yet", "replica", d.addrs[0], "cause", transport.Explain(err))
+	}
+	return nil, ctx.Err()
+}
+
+// seekQUIC looks now and then, during a session over TCP, whether UDP passes.
+func (a *Agent) seekQUIC(ctx context.Context, dialer *transport.Dialer, addr string) (*established, error) {
 	for try := 0; sleep(ctx, seekWait(a.cfg.SeekQUIC, try, rand.Float64())); try++ {
 		e, err := a.tryQUIC(ctx, dialer, addr)
 		if err == nil {
@@ -53,7 +75,7 @@ func (a *Agent) tryQUIC(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err != nil {
 		return nil, errors.Join(cause(conn, err), conn.Close(transport.CodeOK, ""))
 	}
-	return &established{conn, control, welcome}, nil
+	return &established{addr, conn, control, welcome}, nil
 }
 
 // seekWait is the time before a try: 1, 5 and 15 times the first one, and then
