@@ -57,6 +57,7 @@ func (p Policy) Why(m Mode, now time.Time, used fleet.LinkUse) string {
 	case Quiet:
 		return fmt.Sprintf("the link has quiet hours (%s, the agent's time); try again after %s, or change link.quiet_hours on the agent",
 			p.Quiet, p.Quiet.end())
+	case Normal:
 	}
 	return ""
 }
