@@ -50,6 +50,9 @@ type Config struct {
 	// and Route which local address leads to a remote one.
 	Meter func(dir string, r *fleet.Readings)
 	Route func(remote string) string
+	// Account counts what the link carries. Who fetches images must share it; nil
+	// is one of the agent's own, with Link.Policy.
+	Account *Account
 	// SeekQUIC is how long after it fell back to TCP the agent first looks
 	// whether UDP passes again; later looks are rarer. Zero is a minute.
 	SeekQUIC time.Duration
@@ -250,6 +253,9 @@ func Run(ctx context.Context, cfg Config) error {
 func open(cfg Config) (*Agent, []string, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Account == nil {
+		cfg.Account = OpenAccount(cfg.StateDir, cfg.Link.Policy, cfg.Log)
 	}
 	if cfg.Meter == nil {
 		cfg.Meter = new(capacity.Meter).Read

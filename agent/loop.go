@@ -169,6 +169,8 @@ func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 		return // the process ends; the next one goes on
 	case err == nil:
 		a.log.Info("task started", "task", as.Task, "image", as.Spec.Image)
+	case errors.Is(err, executor.ErrPostponed):
+		ev.Err, ev.Text = lifecycle.Postponed, err.Error()
 	case errors.Is(err, executor.ErrUnavailable), errors.Is(err, executor.ErrNoImage):
 		ev.Err, ev.Text = lifecycle.Unavailable, err.Error()
 		if errors.Is(err, executor.ErrNoImage) {

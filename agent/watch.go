@@ -193,5 +193,6 @@ func (a *Agent) readings(ctx context.Context) wire.Readings {
 	a.mu.Lock()
 	r.Tasks, r.Spooled, r.Runtime = a.running, a.spooled, a.runtime
 	a.mu.Unlock()
+	_, r.Link = a.cfg.Account.look(r.Time)
 	return wire.Readings{Readings: r}
 }

@@ -55,6 +55,12 @@ type Config struct {
 	// strings mean anonymous.
 	Credentials func(host string) (user, secret string, err error)
 
+	// MayFetch says why an image must not be fetched now; the start then waits.
+	// Fetched is told of bytes as they come from a registry. Nil is always, and
+	// nobody.
+	MayFetch func() error
+	Fetched  func(n int64)
+
 	Log *slog.Logger
 }
 

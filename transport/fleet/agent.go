@@ -118,12 +118,29 @@ type Readings struct {
 	GPUs           []gpu.Reading
 	// Runtime is empty when the container runtime works, else what is wrong.
 	Runtime string
+	Link    LinkUse
 	// ClockOff is what the agent adds to its machine's clock to have the fleet's
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration
 	// Bundle is the version of the trust bundle that it has on disk.
 	Bundle uint64
 }
+
+// LinkUse is what an agent's link has carried in a month, in bytes of payload
+// on the socket, both ways, by purpose.
+type LinkUse struct {
+	Month string // "2026-12", of UTC
+	// Keepalive is beats, headers, acknowledgements and handshakes.
+	Keepalive, Readings, Updates, Images, Logs int64
+	// Budget is what the month may use; 0 is no bound.
+	Budget int64
+	// State is empty, or why only states and kills travel now: "quiet hours" or
+	// "over budget".
+	State string
+}
+
+// Total is everything that counts against the budget.
+func (u LinkUse) Total() int64 { return u.Keepalive + u.Readings + u.Updates + u.Images + u.Logs }
 
 // Offer is a lease on resources of one agent for one framework in one role.
 // Its resources count as allocated until it is accepted, declined, rescinded

@@ -283,6 +283,12 @@ func (c *checker) readings(r fleet.Readings) {
 	c.notNegative("tasks", int64(r.Tasks))
 	c.notNegative("spooled updates", int64(r.Spooled))
 	c.free("runtime", r.Runtime, MaxText)
+	u := r.Link
+	c.free("month", u.Month, MaxName)
+	c.free("state of the link", u.State, MaxName)
+	for _, n := range []int64{u.Keepalive, u.Readings, u.Updates, u.Images, u.Logs, u.Budget} {
+		c.notNegative("bytes of the link", n)
+	}
 	c.count("GPU readings", len(r.GPUs), MaxDevices)
 	for i := range r.GPUs {
 		c.uuid(r.GPUs[i].UUID)

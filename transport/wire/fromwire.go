@@ -167,6 +167,12 @@ func readingsFrom(r *pb.Readings) fleet.Readings {
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
 		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
 	}
+	if u := r.Link; u != nil {
+		out.Link = fleet.LinkUse{
+			Month: u.Month, Keepalive: u.Keepalive, Readings: u.Readings, Updates: u.Updates,
+			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: u.State,
+		}
+	}
 	if len(r.Gpus) > 0 {
 		out.GPUs = make([]gpu.Reading, len(r.Gpus))
 	}

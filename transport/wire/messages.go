@@ -72,6 +72,7 @@ const (
 	RefusedBadRequest    RefusalCode = "bad_request"    // the message makes no sense
 	RefusedNotFound      RefusalCode = "not_found"      // no such task
 	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
+	RefusedBudget        RefusalCode = "budget"         // the link's owner lets it wait
 	// RefusedCloned: another copy of the machine goes on with a newer key.
 	RefusedCloned RefusalCode = "cloned"
 )

@@ -178,6 +178,12 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
 		ClockOffNs: int64(r.ClockOff), BundleVersion: r.Bundle,
 	}
+	if u := r.Link; u != (fleet.LinkUse{}) {
+		out.Link = &pb.LinkUse{
+			Month: text(u.Month, MaxName), Keepalive: u.Keepalive, Readings: u.Readings, Updates: u.Updates,
+			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: text(u.State, MaxName),
+		}
+	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))
 		for i, g := range r.GPUs {

@@ -40,15 +40,34 @@ func Load(flags, settings *pflag.FlagSet, file string, explicit bool) (*viper.Vi
 		}
 		return nil, fmt.Errorf("read settings: %s: %w", file, err)
 	}
+	if err := flatten(v); err != nil {
+		return nil, fmt.Errorf("read settings: %s: %w", file, err)
+	}
 	var known []string
 	settings.VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
 	for _, k := range slices.Sorted(slices.Values(inFile(v))) {
-		if !slices.Contains(known, k) {
+		if !slices.Contains(known, k) && !slices.Contains(known, flagName(k)) {
 			return nil, fmt.Errorf("read settings: %s: unknown key %q%s", file, k, suggest(k, known))
 		}
 	}
 	return v, nil
 }
+
+// flatten lets a file group settings: link: {quiet_hours: X} is link-quiet-hours.
+func flatten(v *viper.Viper) error {
+	flat := map[string]any{}
+	for _, k := range inFile(v) {
+		if name := flagName(k); name != k {
+			if v.InConfig(name) {
+				return fmt.Errorf("%q and %q are the same setting", k, name)
+			}
+			flat[name] = v.Get(k)
+		}
+	}
+	return v.MergeConfigMap(flat)
+}
+
+func flagName(key string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(key) }
 
 // inFile lists the keys of the file alone.
 func inFile(v *viper.Viper) []string {

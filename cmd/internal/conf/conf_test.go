@@ -88,6 +88,36 @@ func TestEveryCommandReadsTheSettingsOfAll(t *testing.T) {
 	}
 }
 
+// A file may group settings: the flag's name is the path with dashes.
+func TestGroupedSettings(t *testing.T) {
+	settings := func() *pflag.FlagSet {
+		f := pflag.NewFlagSet("", pflag.ContinueOnError)
+		f.String("link-quiet-hours", "", "")
+		f.String("link-budget-per-month", "", "")
+		return f
+	}
+	const text = "link:\n  quiet_hours: 06:00-22:00\n  budget_per_month: 500MB\n"
+	v, err := conf.Load(settings(), settings(), write(t, text), true)
+	if err != nil || v.GetString("link-quiet-hours") != "06:00-22:00" || v.GetString("link-budget-per-month") != "500MB" {
+		t.Errorf("%q, %q, %v", v.GetString("link-quiet-hours"), v.GetString("link-budget-per-month"), err)
+	}
+	f := settings()
+	if err := f.Parse([]string{"--link-quiet-hours=01:00-02:00"}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := conf.Load(f, settings(), write(t, text), true); err != nil || v.GetString("link-quiet-hours") != "01:00-02:00" {
+		t.Errorf("the command line has %q, %v", v.GetString("link-quiet-hours"), err)
+	}
+	for bad, says := range map[string]string{
+		"link:\n  quiet_hors: x\n":                       `unknown key "link`,
+		"link:\n  quiet_hours: x\nlink-quiet-hours: y\n": "are the same setting",
+	} {
+		if _, err := conf.Load(settings(), settings(), write(t, bad), true); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v, want %q", bad, err, says)
+		}
+	}
+}
+
 func TestJoinLineFromAPipe(t *testing.T) {
 	line := pki.JoinLine{
 		Kind: pki.KindAgent, Addrs: []string{"127.0.0.1:7443"}, Pin: "sha256:" + strings.Repeat("A", 43),

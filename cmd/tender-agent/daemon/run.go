@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/pflag"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/containerd"
+	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu"
@@ -41,6 +43,10 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Bool("no-gpus", false, "keep the GPUs out of the pool")
 	f.StringSlice("plain-http-registry", nil, "registry (host or host:port) to speak to without TLS")
 	f.Int64("max-log-bytes", tasklog.DefaultMaxBytes, "size at which a task's log file is rotated")
+	f.String("link-budget-per-month", "", "bytes that the link may carry in a month (of UTC), such as 500MB; when they are used up, only states and kills travel")
+	f.String("link-quiet-hours", "", "hours of the day, this machine's time, in which only states and kills travel, such as 06:00-22:00")
+	f.Duration("link-readings-every", linkpolicy.ReadingsEvery, "how often readings are looked at, and sent if they have changed")
+	f.Duration("link-keepalive", linkpolicy.Default, "longest time between two signs of life, 15s to 60s; a lost agent is noticed 5s after it, 30s at the least")
 	_ = f.MarkHidden("any-gpu-node")
 }
 
@@ -54,6 +60,11 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 	if err != nil {
 		return cfg, nil, err
 	}
+	link, err := link(v)
+	if err != nil {
+		return cfg, nil, err
+	}
+	account := agent.OpenAccount(v.GetString("state"), link.Policy, log)
 	driver := nvml.Open(nvml.Config{
 		Path: exe, Args: []string{probeCommand}, Library: v.GetString("nvml"),
 		DriverRoot: v.GetString("driver-root"), DevRoot: v.GetString("dev-root"), Log: log,
@@ -66,6 +77,7 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 		Address: v.GetString("containerd"), Namespace: v.GetString("namespace"), Snapshotter: v.GetString("snapshotter"),
 		LogDir: logs, LogBinary: []string{logWriter(exe), logCommand}, MaxLogBytes: v.GetInt64("max-log-bytes"),
 		PlainHTTPRegistries: v.GetStringSlice("plain-http-registry"), Log: log,
+		MayFetch: account.MayFetch, Fetched: account.Fetched,
 		Isolate: func(ctx context.Context, ids []gpu.UUID) (func(*specs.Spec) error, error) {
 			if len(ids) == 0 {
 				return isolate.Void, nil
@@ -82,9 +94,27 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 	}
 	cfg = agent.Config{
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
-		Offer: offer, Version: version.Get().Version, Log: log,
+		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
+}
+
+// link reads what the link may cost.
+func link(v *viper.Viper) (l agent.Link, err error) {
+	if l.Policy.PerMonth, err = linkpolicy.ParseBytes(v.GetString("link-budget-per-month")); err != nil {
+		return l, fmt.Errorf("--link-budget-per-month: %w", err)
+	}
+	if l.Policy.Quiet, err = linkpolicy.ParseHours(v.GetString("link-quiet-hours")); err != nil {
+		return l, fmt.Errorf("--link-quiet-hours: %w", err)
+	}
+	l.ReadingsEvery, l.Keepalive = v.GetDuration("link-readings-every"), v.GetDuration("link-keepalive")
+	if l.ReadingsEvery < time.Second {
+		return l, fmt.Errorf("--link-readings-every: %v is too often; write 1s or more", l.ReadingsEvery)
+	}
+	if l.Keepalive < linkpolicy.Shortest || l.Keepalive > linkpolicy.Longest {
+		return l, fmt.Errorf("--link-keepalive: %v is not from %v to %v", l.Keepalive, linkpolicy.Shortest, linkpolicy.Longest)
+	}
+	return l, nil
 }
 
 // logWriter is the small program that writes task logs, where it is installed;
