@@ -98,6 +98,8 @@ type Agent struct {
 	core    *lifecycle.Agent
 	events  chan lifecycle.Event
 	listed  chan struct{} // closed after the first answer of the executor
+	looked  chan struct{} // closed once the devices were read
+	began   time.Time
 	probing chan struct{} // one for each check under way
 
 	mu       sync.Mutex
@@ -110,6 +112,7 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
+	seen     sync.Once             // closes looked
 	offset   atomic.Int64          // see clockOff
 	keep     *linkpolicy.Keepalive // how long to be silent
 }
@@ -266,7 +269,7 @@ func open(cfg Config) (*Agent, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	term, generation, records, err := file.Load()
+	head, records, err := file.Load()
 	if err != nil {
 		return nil, nil, errors.Join(err, file.Close())
 	}
@@ -278,8 +281,9 @@ func open(cfg Config) (*Agent, []string, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, epoch: life << 24, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
 		keep:   linkpolicy.NewKeepalive(cfg.Link.Keepalive),
-		core:   lifecycle.New(records, term, generation),
+		core:   lifecycle.New(records, head, cfg.BootID),
 		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
+		looked: make(chan struct{}), began: time.Now(),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},
 	}
 	for _, r := range records {
@@ -289,7 +293,7 @@ func open(cfg Config) (*Agent, []string, error) {
 		}
 		a.ended[r.Assignment.Task] = ch
 	}
-	a.log.Info("agent starts", "agent", a.id, "records", len(records), "generation", generation)
+	a.log.Info("agent starts", "agent", a.id, "records", len(records), "generation", head.Generation)
 	return a, replicas, nil
 }
 
@@ -298,7 +302,9 @@ func (a *Agent) recoverTasks(ctx context.Context) error {
 	var once sync.Once
 	defer once.Do(func() { close(a.listed) })
 	for {
-		ids, err := a.cfg.Executor.List(ctx)
+		callCtx, cancel := context.WithTimeout(ctx, lookEvery)
+		ids, err := a.cfg.Executor.List(callCtx)
+		cancel()
 		if err == nil {
 			a.emit(ctx, lifecycle.Recovered{Held: ids})
 			once.Do(func() { close(a.listed) })

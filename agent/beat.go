@@ -172,7 +172,7 @@ func (l *link) take() []wire.Message {
 		out = append(out, wire.Report{Updates: chunk})
 	}
 	if l.pull != nil {
-		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
+		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full, Stamp: l.pull.Stamp, CaughtUp: l.pull.CaughtUp})
 	}
 	if l.stored {
 		out = append(out, wire.KeyStored{})

@@ -115,7 +115,7 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 	a.mu.Unlock()
 	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
-		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+		a.emit(ctx, lifecycle.Connected{Term: welcome.Term, Plain: welcome.Capability < stampsSince})
 	}
 	if a.cfg.Ready != nil {
 		a.ready.Do(a.cfg.Ready)
@@ -233,7 +233,7 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 				break
 			}
 			a.log.Info("another leader", "term", msg.Term)
-			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
+			a.emit(ctx, lifecycle.Connected{Term: msg.Term}) // who says Led knows stamps, too
 		case wire.Ask, wire.Observed:
 			l.queue(msg)
 		case wire.Bundle:

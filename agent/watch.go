@@ -104,6 +104,8 @@ func (a *Agent) look(ctx context.Context) {
 		a.mu.Lock()
 		devices = a.devices // what was known; health says the rest
 		a.mu.Unlock()
+	} else {
+		a.seen.Do(func() { close(a.looked) })
 	}
 	devices = slices.Clone(devices)
 	slices.SortFunc(devices, func(x, y gpu.Device) int { return cmp.Compare(x.UUID, y.UUID) })

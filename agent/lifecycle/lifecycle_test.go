@@ -20,13 +20,14 @@ type bench struct {
 	now     time.Time
 	core    *lifecycle.Agent
 	records map[fleet.TaskID]lifecycle.Record
+	boot    string
 	head    lifecycle.SaveHead
 	log     []string
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, now: t0, records: map[fleet.TaskID]lifecycle.Record{}}
-	b.core = lifecycle.New(nil, 0, 0)
+	b := &bench{t: t, now: t0, boot: "first", records: map[fleet.TaskID]lifecycle.Record{}}
+	b.core = lifecycle.New(nil, lifecycle.Head{}, b.boot)
 	b.step(lifecycle.Recovered{})
 	b.step(lifecycle.Connected{Term: 1})
 	b.log = nil
@@ -42,7 +43,7 @@ func (b *bench) restart(held ...fleet.TaskID) {
 	slices.SortFunc(rs, func(x, y lifecycle.Record) int {
 		return strings.Compare(string(x.Assignment.Task), string(y.Assignment.Task))
 	})
-	b.core = lifecycle.New(rs, b.head.Term, b.head.Generation)
+	b.core = lifecycle.New(rs, b.head.Head, b.boot)
 	b.step(lifecycle.Recovered{Held: held})
 }
 

@@ -297,6 +297,9 @@ func TestCountingFailures(t *testing.T) {
 		// Nobody acknowledges here, and no more than 16 updates are sent ahead.
 		for i := range rapid.IntRange(1, 14).Draw(r, "checks") {
 			b.pass(5)
+			if len(b.records["t"].Reports.Pending) > 0 {
+				b.ack("t", 1) // or the window is full at some time
+			}
 			b.log = nil
 			kind := rapid.SampledFrom([]string{"success", "failure", "unable"}).Draw(r, "result")
 			told := fleet.TaskHealthUnknown

@@ -32,9 +32,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		HealthCheck: checkDoc(t.Spec.Health, true), Check: checkDoc(t.Spec.Check, false),
 		MaxTime: client.Duration(t.Spec.MaxCompletion), CPULimit: client.LimitOf(t.Spec.Limits.CPUs), MemLimit: client.LimitOf(t.Spec.Limits.Mem),
 	}
-	if t.State == fleet.TaskUnreachable {
-		d.Message, d.Reason = "the agent does not answer; the task may still run there", string(fleet.ReasonAgentLost)
-	}
+	policyDocs(t, &d)
 	if t.Agent != "" {
 		r := resourcesDoc(t.Resources)
 		d.Resources = &r
@@ -43,7 +41,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		for _, s := range t.History {
 			d.History = append(d.History, client.Status{
 				Time: utc(s.Time), State: s.State.String(), Message: s.Message, Reason: string(s.Reason),
-				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM, Health: healthDoc(s.Health), CheckResult: resultDoc(s.Check),
+				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM, Health: healthDoc(s.Health), CheckResult: resultDoc(s.Check), Restarts: s.Restarts,
 			})
 		}
 	}
@@ -54,7 +52,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 // revision changes with what people wait for. It is compared, never read.
 func revision(d client.Task, t *state.Task) string {
 	h := fnv.New64a()
-	fmt.Fprint(h, t.Seq, t.State, t.Kill, t.Agent)
+	fmt.Fprint(h, t.Seq, t.State, t.Kill, t.Agent, t.ReplacedBy)
 	if d.Waiting != nil {
 		fmt.Fprint(h, *d.Waiting)
 	}

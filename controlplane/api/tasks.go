@@ -210,7 +210,11 @@ func (h *handler) why(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	doc := client.Why{Task: string(x.task.ID), State: x.task.State.String(), Waiting: x.waiting, Agents: []client.Refusal{}}
+	t := taskDoc(x.task, x.waiting, false)
+	doc := client.Why{Task: t.ID, State: t.State, Message: t.Message, UnreachableSince: t.UnreachableSince, Waiting: x.waiting, Agents: []client.Refusal{}}
+	if x.waiting != nil {
+		doc.Message = ""
+	}
 	for _, f := range x.refusals {
 		doc.Agents = append(doc.Agents, client.Refusal{Agent: string(f.Agent), Reason: f.Reason})
 	}

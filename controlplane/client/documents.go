@@ -46,6 +46,34 @@ type Submit struct {
 	// while there is more, or Unlimited.
 	CPULimit Amount `json:"cpu_limit,omitempty"`
 	MemLimit Amount `json:"mem_limit,omitempty"`
+	// Restart is what its agent does when the task crashes; without it, a crash
+	// is the end.
+	Restart *Restart `json:"restart,omitempty"`
+	// Disconnect is what a lost link means to the task; without it, nothing.
+	Disconnect *Disconnect `json:"disconnect,omitempty"`
+	// Exclusive tasks and their replacements never run at the same time.
+	Exclusive bool `json:"exclusive,omitempty"`
+}
+
+// Restart is a restart policy: at most Attempts within Interval, each Delay
+// after its crash. Mode says what comes then: "fail", the default, or "delay",
+// which waits for the next interval.
+type Restart struct {
+	Attempts int      `json:"attempts"`
+	Interval Duration `json:"interval,omitzero"`
+	Delay    Duration `json:"delay,omitzero"`
+	Mode     string   `json:"mode,omitempty"`
+}
+
+// Disconnect is a disconnect policy. After StopAfter without contact the agent
+// stops the task; after LostAfter the control plane replaces it, if Replace.
+// Reconcile says which one goes on when the agent is back: "best" (the
+// default), "keep_original", "keep_replacement" or "longest_running".
+type Disconnect struct {
+	StopAfter Duration `json:"stop_after,omitzero"`
+	Replace   bool     `json:"replace,omitempty"`
+	LostAfter Duration `json:"lost_after,omitzero"`
+	Reconcile string   `json:"reconcile,omitempty"`
 }
 
 // Task is one task. Env has no values: they may be secrets.
@@ -89,7 +117,17 @@ type Task struct {
 	MaxTime     Duration     `json:"max_time,omitzero"`
 	CPULimit    Amount       `json:"cpu_limit,omitempty"`
 	MemLimit    Amount       `json:"mem_limit,omitempty"`
-	History     []Status     `json:"history,omitempty"`
+	Restart     *Restart     `json:"restart,omitempty"`
+	Disconnect  *Disconnect  `json:"disconnect,omitempty"`
+	Exclusive   bool         `json:"exclusive,omitempty"`
+	// Restarts is how often its agent has started it again.
+	Restarts int `json:"restarts,omitempty"`
+	// UnreachableSince is when its agent was last given up, while it still is.
+	UnreachableSince time.Time `json:"unreachable_since,omitzero"`
+	// Replaces and ReplacedBy are the tasks before and after it in its place.
+	Replaces   string   `json:"replaces,omitempty"`
+	ReplacedBy string   `json:"replaced_by,omitempty"`
+	History    []Status `json:"history,omitempty"`
 	// Revision changes whenever something here does that people wait for.
 	Revision string `json:"revision"`
 }
@@ -112,6 +150,9 @@ type Status struct {
 	// Health and CheckResult are what its checks had said then.
 	Health      string       `json:"health,omitempty"`
 	CheckResult *CheckResult `json:"check_result,omitempty"`
+	// Restarts is how often its agent had started it again by then. Where some
+	// are missing in a history, this counts them.
+	Restarts int `json:"restarts,omitempty"`
 }
 
 // Waiting says in one line why a task is not placed. Never: no agent could
@@ -149,8 +190,13 @@ type Resources struct {
 
 // Why says what each agent lacks for a waiting task.
 type Why struct {
-	Task    string    `json:"task"`
-	State   string    `json:"state"`
+	Task  string `json:"task"`
+	State string `json:"state"`
+	// Message is what is known of a task that does not wait, UnreachableSince
+	// when its agent was given up.
+	Message          string    `json:"message,omitempty"`
+	UnreachableSince time.Time `json:"unreachable_since,omitzero"`
+
 	Waiting *Waiting  `json:"waiting,omitempty"`
 	Agents  []Refusal `json:"agents"`
 }

@@ -63,6 +63,7 @@ func (l *Leader) pulled(ev Pull) {
 		return
 	}
 	a.pull = &ev
+	l.heard(ev)
 	if !ev.Full && ev.Generation <= l.st.Agents[ev.Agent].Generation {
 		// What it holds it does not lose, save with its disk: see answer.
 		n := 0
@@ -72,13 +73,14 @@ func (l *Leader) pulled(ev Pull) {
 		a.changes, a.base = a.changes[n:], max(a.base, ev.Generation)
 	}
 	l.answer(ev.Agent)
+	l.echo(ev)
 }
 
 // answer sends an agent what differs from the generation it holds, once it
 // has asked and something does.
 func (l *Leader) answer(id fleet.AgentID) {
 	a, rec := l.agents[id], l.st.Agents[id]
-	if a.pull == nil || a.session == 0 {
+	if a.pull == nil || a.session == 0 || len(l.off.held[id]) > 0 {
 		return
 	}
 	held := a.pull.Generation
@@ -90,7 +92,7 @@ func (l *Leader) answer(id fleet.AgentID) {
 	}
 	// What is not in a full set ends; not so on an agent that is to be settled.
 	full := whole && !l.st.Unsettled[id]
-	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full}
+	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full, Echo: a.pull.Stamp}
 	if whole || held < a.base {
 		for _, t := range state.SortedKeys(a.tasks) {
 			if task := l.st.Tasks[t]; whole || task.Generation > held {

@@ -10,6 +10,7 @@ import (
 // committed follows one command that the trio has agreed on and that this
 // leader's copy has just applied.
 func (l *Leader) committed(c state.Command, r state.Result) {
+	l.follow(c, r)
 	switch {
 	case c.Observe != nil:
 		l.observed(c.Observe, r)
@@ -202,6 +203,9 @@ func (l *Leader) revoked(id fleet.AgentID) {
 		if s != 0 {
 			l.do(Disconnect{id, s, CauseRevoked})
 		}
+	}
+	if a.session != 0 {
+		a.away = l.now
 	}
 	a.session, a.pull, a.contest = 0, nil, contest{}
 	l.refreshAgent(id)

@@ -46,6 +46,10 @@ type (
 		Session    uint64
 		Generation uint64
 		Full       bool
+		// Stamp, when not 0, is to be echoed at once. CaughtUp: all updates that
+		// had waited for this session are acknowledged.
+		Stamp    uint64
+		CaughtUp bool
 	}
 	// Report carries status updates of an agent.
 	Report struct {

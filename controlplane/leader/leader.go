@@ -21,6 +21,8 @@ type Leader struct {
 	offers map[fleet.OfferID]*offerState
 	// preempting are tasks whose Kill is on its way.
 	preempting map[fleet.TaskID]bool
+	// cut are the tasks that a lost link matters to.
+	off cutOffs
 	// inverse are the inverse offers that are out.
 	inverse map[fleet.OfferID]InverseOffer
 	now     time.Time // of the step under way
@@ -56,6 +58,10 @@ type agentState struct {
 	pull    *Pull   // waiting for a change
 	// away is when the agent was last seen leaving, or when this leader began.
 	away time.Time
+	// since is when the session began, heard when the agent last pulled.
+	since, heard time.Time
+	// caughtUp: it has told all that happened before this session.
+	caughtUp bool
 	// reaching is set while a Reach command is on its way.
 	reaching bool
 	// tasks are those that the agent is to hold.
@@ -93,6 +99,7 @@ func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 		l.alloc.SetWeight(r, st.Roles[r].Weight)
 		l.alloc.SetQuota(r, st.Roles[r].Quota)
 	}
+	l.off = newCutOffs(st)
 	l.knowFrameworks(now)
 	for _, id := range state.SortedKeys(st.Agents) {
 		l.agents[id] = &agentState{away: now, tasks: map[fleet.TaskID]bool{}, base: st.Agents[id].Generation}
@@ -225,6 +232,7 @@ func (l *Leader) tick(now time.Time) {
 		l.tickFramework(now, id)
 	}
 	l.preempt(now)
+	l.tickCutOffs(now)
 }
 
 // round allocates when something changed, and every interval besides: filters

@@ -58,7 +58,7 @@ func (l *Leader) agentUp(now time.Time, ev AgentUp) {
 // seat makes a session the agent's.
 func (l *Leader) seat(now time.Time, ev AgentUp) {
 	rec, a := l.st.Agents[ev.Agent], l.agents[ev.Agent]
-	a.session, a.boot, a.epoch, a.pull = ev.Session, ev.Boot, ev.Epoch, nil
+	a.session, a.boot, a.epoch, a.pull, a.since, a.caughtUp = ev.Session, ev.Boot, ev.Epoch, nil, now, false
 	a.key, a.remote = ev.Key, ev.Remote
 	if ev.Key != "" && ev.Key == rec.NextKey {
 		l.propose(now, state.Command{Confirm: &state.Confirm{Agent: ev.Agent, Key: ev.Key}})

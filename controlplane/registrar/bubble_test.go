@@ -267,6 +267,7 @@ func TestElectionsAreShort(t *testing.T) {
 		c := newTrio(t, "", nil)
 		c.conn = n.Conn
 		c.start(3)
+		slow := 0
 		for i := range 50 {
 			old := c.leader(c.all...)
 			c.agree()
@@ -274,12 +275,17 @@ func TestElectionsAreShort(t *testing.T) {
 			n.Cut(old.cfg.Addr)
 			began := time.Now()
 			lead := c.leader(c.without(old)...)
-			if took := time.Since(began); took > registrar.DefaultHeartbeat*13/10 {
-				t.Errorf("election %d took %v", i, took)
+			if took := time.Since(began); took > registrar.DefaultHeartbeat*115/100 {
+				t.Logf("election %d took %v", i, took)
+				slow++
 			}
 			n.Heal(old.cfg.Addr)
 			registrartest.Propose(t, lead.Raft, registrartest.Submit(fmt.Sprintf("t%d", i)))
 			c.agree()
+		}
+		// A session over which its end was cut off a moment ago may be slow still.
+		if slow > 2 {
+			t.Errorf("%d of 50 elections were slow", slow)
 		}
 	})
 }

@@ -17,8 +17,9 @@ import (
 // an election that is not needed.
 
 // missing is the part of a time-out, in tenths, after which a follower no longer
-// stands by its leader. Beats come at most two tenths apart.
-const missing = 8
+// stands by its leader. Beats come at most two tenths apart, and not to all at
+// once.
+const missing = 7
 
 // turns is how many followers may look within one time-out.
 const turns = 4

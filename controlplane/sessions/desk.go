@@ -177,7 +177,7 @@ func (l *line) take(item *wire.Relayed) {
 		d.emit(leader.Report{Agent: agent, Session: number, Updates: item.Updates})
 	}
 	if item.Pull != nil {
-		d.emit(leader.Pull{Agent: agent, Session: number, Generation: item.Pull.Generation, Full: item.Pull.Full})
+		d.emit(leader.Pull{Agent: agent, Session: number, Generation: item.Pull.Generation, Full: item.Pull.Full, Stamp: item.Pull.Stamp, CaughtUp: item.Pull.CaughtUp})
 	}
 	if item.Down {
 		d.emit(leader.AgentDown{Agent: agent, Session: number, Seen: st.soft.LastSeen})

@@ -92,6 +92,8 @@ func (s *State) apply(c *Command) Result {
 		return s.confirm(c.Confirm)
 	case c.Cloned != nil:
 		return s.cloned(c.Time, c.Cloned)
+	case c.Replace != nil:
+		return s.replace(c.Time, c.Replace)
 	default:
 		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
 	}
@@ -348,7 +350,7 @@ func (s *State) reach(now time.Time, c *Reach) Result {
 			t.State = fleet.TaskUnreachable
 			t.History = appendHistory(t.History, fleet.Status{
 				Task: id, State: fleet.TaskUnreachable, Time: now, ExitCode: -1,
-				Message: "the agent does not answer", Reason: fleet.ReasonAgentLost,
+				Message: t.awayText(), Reason: fleet.ReasonAgentLost,
 			})
 		}
 		s.Tasks[id] = &t

@@ -42,6 +42,7 @@ type Command struct {
 	SetActive      *SetActive
 	MarkGone       *MarkGone
 	SetMaintenance *SetMaintenance
+	Replace        *Replace
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
 
@@ -147,7 +148,11 @@ type (
 		Grace time.Duration
 		// For, when not empty, says for what the task is preempted.
 		For string
+		// Superseded, when not empty, is the task of its kind that goes on.
+		Superseded fleet.TaskID
 	}
+	// Replace submits a replacement for a task whose agent is lost to it.
+	Replace struct{ Task fleet.TaskID }
 	// Observe is a status update reported by an agent.
 	Observe struct {
 		Agent  fleet.AgentID

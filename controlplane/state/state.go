@@ -50,8 +50,9 @@ type State struct {
 const MaxEnded = 10000
 
 // MaxHistory bounds the statuses kept per task: the oldest results of checks
-// are dropped, then the first statuses.
-const MaxHistory = 16
+// are dropped, then other passing news but the first, then the first statuses.
+// What an agent keeps of a task while it is alone (package reports) has room.
+const MaxHistory = 64
 
 // Task is one task from its submission to the end of its record.
 //
@@ -87,6 +88,15 @@ type Task struct {
 	Foreign string
 	// Group names the tasks that end together when one of them fails.
 	Group string
+	// Running is when the control plane first saw it running, by its own clock.
+	Running time.Time `cbor:",omitzero"`
+	// Replaces and ReplacedBy tie a task and its replacement together. Instance
+	// counts them: 0 is the original.
+	Replaces   fleet.TaskID `cbor:",omitempty"`
+	ReplacedBy fleet.TaskID `cbor:",omitempty"`
+	Instance   int          `cbor:",omitempty"`
+	// Superseded is the task of its kind that was kept when this one was ended.
+	Superseded fleet.TaskID `cbor:",omitempty"`
 	// Pending are the updates that its framework has not acknowledged, oldest
 	// first.
 	Pending []Pending

@@ -173,7 +173,7 @@ func TestVersionsAreMixed(t *testing.T) {
 			t.Errorf("with an old voter the state needs capability %d", h.Capability)
 		}
 		m := f.Leader().Members()
-		if m["r1"].Capability != 2 || m["r3"].Capability != 1 || m["r3"].Version != "v1" {
+		if m["r1"].Capability != state.Capability || m["r3"].Capability != 1 || m["r3"].Version != "v1" {
 			t.Errorf("the leader knows %+v", m)
 		}
 		var p *client.Problem
@@ -185,7 +185,7 @@ func TestVersionsAreMixed(t *testing.T) {
 			f.Leader().Stale(func(s *state.State) {
 				all = len(s.Replicas) == 3
 				for _, r := range s.Replicas {
-					all = all && r.Version == "v2" && r.Capability == 2
+					all = all && r.Version == "v2" && r.Capability == state.Capability
 				}
 			})
 			return all

@@ -89,7 +89,7 @@ func timeFrom(ns int64) time.Time {
 }
 
 func desiredFrom(d *pb.Desired) fleet.Desired {
-	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full}
+	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo}
 	if len(d.Assignments) > 0 {
 		out.Assignments = make([]fleet.Assignment, len(d.Assignments))
 	}
@@ -110,7 +110,7 @@ func specFrom(s *pb.TaskSpec) fleet.TaskSpec {
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: fleet.Network(s.Network), PIDs: s.Pids, KillGrace: time.Duration(s.KillGraceNs), Labels: s.Labels,
 		Health: checkFrom(s.Health), Check: checkFrom(s.Check), MaxCompletion: time.Duration(s.MaxCompletionNs),
-		Limits: limitsFrom(s.Limits),
+		Limits: limitsFrom(s.Limits), Restart: restartFrom(s.Restart), Disconnect: disconnectFrom(s.Disconnect), Exclusive: s.Exclusive,
 	}
 }
 
@@ -126,7 +126,7 @@ func updatesFrom(us []*pb.StatusUpdate) []fleet.StatusUpdate {
 				Task: fleet.TaskID(s.Task), State: fleet.TaskState(s.State), Time: timeFrom(s.TimeNs),
 				Message: s.Message, Reason: fleet.Reason(s.Reason),
 				ExitCode: int(s.ExitCode), Signal: int(s.Signal), OOM: s.Oom,
-				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check),
+				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check), Restarts: int(s.Restarts),
 			}
 		}
 	}

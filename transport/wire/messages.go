@@ -90,6 +90,12 @@ type Refusal struct {
 type Pull struct {
 	Term, Generation uint64
 	Full             bool // the agent lost track: send everything
+	// Stamp, when not 0, asks for an answer at once, with Desired.Echo the same:
+	// then the agent knows that a leader heard it after it had sent this.
+	Stamp uint64
+	// CaughtUp: of the updates that had waited for this session, all are
+	// acknowledged.
+	CaughtUp bool
 }
 
 // DesiredSet is what the agent is to hold.

@@ -173,9 +173,13 @@ func relayedFrom(r *pb.Relayed) Relayed {
 	return out
 }
 
-func pullTo(p Pull) *pb.Pull { return &pb.Pull{Term: p.Term, Generation: p.Generation, Full: p.Full} }
+func pullTo(p Pull) *pb.Pull {
+	return &pb.Pull{Term: p.Term, Generation: p.Generation, Full: p.Full, Stamp: p.Stamp, CaughtUp: p.CaughtUp}
+}
 
-func pullFrom(p *pb.Pull) Pull { return Pull{Term: p.Term, Generation: p.Generation, Full: p.Full} }
+func pullFrom(p *pb.Pull) Pull {
+	return Pull{Term: p.Term, Generation: p.Generation, Full: p.Full, Stamp: p.Stamp, CaughtUp: p.CaughtUp}
+}
 
 func (c *checker) relay(r Relay) {
 	c.count("relayed sessions", len(r.Items), MaxItems)

@@ -112,7 +112,7 @@ func unixNano(t time.Time) int64 {
 
 func desiredTo(d fleet.Desired) *pb.Desired {
 	out := &pb.Desired{
-		Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full,
+		Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo,
 		Assignments: make([]*pb.Assignment, len(d.Assignments)),
 	}
 	for i := range d.Assignments {
@@ -130,7 +130,7 @@ func specTo(s *fleet.TaskSpec) *pb.TaskSpec {
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: string(s.Network), Pids: s.PIDs, KillGraceNs: int64(s.KillGrace), Labels: s.Labels,
 		Health: checkTo(s.Health), Check: checkTo(s.Check), MaxCompletionNs: int64(s.MaxCompletion),
-		Limits: limitsTo(s.Limits),
+		Limits: limitsTo(s.Limits), Restart: restartTo(s.Restart), Disconnect: disconnectTo(s.Disconnect), Exclusive: s.Exclusive,
 	}
 }
 
@@ -142,7 +142,7 @@ func updatesTo(us []fleet.StatusUpdate) []*pb.StatusUpdate {
 			Task: string(u.Status.Task), State: pb.TaskState(u.Status.State), TimeNs: unixNano(u.Status.Time),
 			Message: text(u.Status.Message, MaxText), Reason: string(u.Status.Reason),
 			ExitCode: int64(u.Status.ExitCode), Signal: int64(u.Status.Signal), Oom: u.Status.OOM,
-			Health: pb.TaskHealth(u.Status.Health), Check: resultTo(u.Status.Check),
+			Health: pb.TaskHealth(u.Status.Health), Check: resultTo(u.Status.Check), Restarts: int64(u.Status.Restarts),
 		}}
 	}
 	return out

@@ -1064,6 +1064,8 @@ type Pull struct {
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Full          bool                   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
+	Stamp         uint64                 `protobuf:"varint,4,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	CaughtUp      bool                   `protobuf:"varint,5,opt,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1119,6 +1121,20 @@ func (x *Pull) GetFull() bool {
 	return false
 }
 
+func (x *Pull) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *Pull) GetCaughtUp() bool {
+	if x != nil {
+		return x.CaughtUp
+	}
+	return false
+}
+
 type Desired struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
@@ -1126,6 +1142,7 @@ type Desired struct {
 	Base          uint64                 `protobuf:"varint,3,opt,name=base,proto3" json:"base,omitempty"`
 	Full          bool                   `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
 	Assignments   []*Assignment          `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Echo          uint64                 `protobuf:"varint,6,opt,name=echo,proto3" json:"echo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1193,6 +1210,13 @@ func (x *Desired) GetAssignments() []*Assignment {
 		return x.Assignments
 	}
 	return nil
+}
+
+func (x *Desired) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
+	}
+	return 0
 }
 
 type Assignment struct {
@@ -1296,6 +1320,9 @@ type TaskSpec struct {
 	Check           *Check                 `protobuf:"bytes,13,opt,name=check,proto3" json:"check,omitempty"`
 	MaxCompletionNs int64                  `protobuf:"varint,14,opt,name=max_completion_ns,json=maxCompletionNs,proto3" json:"max_completion_ns,omitempty"`
 	Limits          *Limits                `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`
+	Restart         *Restart               `protobuf:"bytes,16,opt,name=restart,proto3" json:"restart,omitempty"`
+	Disconnect      *Disconnect            `protobuf:"bytes,17,opt,name=disconnect,proto3" json:"disconnect,omitempty"`
+	Exclusive       bool                   `protobuf:"varint,18,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1435,6 +1462,163 @@ func (x *TaskSpec) GetLimits() *Limits {
 	return nil
 }
 
+func (x *TaskSpec) GetRestart() *Restart {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetDisconnect() *Disconnect {
+	if x != nil {
+		return x.Disconnect
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+type Restart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attempts      int64                  `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	IntervalNs    int64                  `protobuf:"varint,2,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"`
+	DelayNs       int64                  `protobuf:"varint,3,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
+	Mode          string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restart) Reset() {
+	*x = Restart{}
+	mi := &file_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restart) ProtoMessage() {}
+
+func (x *Restart) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restart.ProtoReflect.Descriptor instead.
+func (*Restart) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Restart) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Restart) GetIntervalNs() int64 {
+	if x != nil {
+		return x.IntervalNs
+	}
+	return 0
+}
+
+func (x *Restart) GetDelayNs() int64 {
+	if x != nil {
+		return x.DelayNs
+	}
+	return 0
+}
+
+func (x *Restart) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type Disconnect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StopAfterNs   int64                  `protobuf:"varint,1,opt,name=stop_after_ns,json=stopAfterNs,proto3" json:"stop_after_ns,omitempty"`
+	LostAfterNs   int64                  `protobuf:"varint,2,opt,name=lost_after_ns,json=lostAfterNs,proto3" json:"lost_after_ns,omitempty"`
+	Replace       bool                   `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	Reconcile     string                 `protobuf:"bytes,4,opt,name=reconcile,proto3" json:"reconcile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disconnect) Reset() {
+	*x = Disconnect{}
+	mi := &file_wire_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disconnect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disconnect) ProtoMessage() {}
+
+func (x *Disconnect) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disconnect.ProtoReflect.Descriptor instead.
+func (*Disconnect) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Disconnect) GetStopAfterNs() int64 {
+	if x != nil {
+		return x.StopAfterNs
+	}
+	return 0
+}
+
+func (x *Disconnect) GetLostAfterNs() int64 {
+	if x != nil {
+		return x.LostAfterNs
+	}
+	return 0
+}
+
+func (x *Disconnect) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *Disconnect) GetReconcile() string {
+	if x != nil {
+		return x.Reconcile
+	}
+	return ""
+}
+
 type Check struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Kind                string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -1455,7 +1639,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1651,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1664,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Check) GetKind() string {
@@ -1578,7 +1762,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1774,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1787,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Limits) GetCpus() int64 {
@@ -1632,7 +1816,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1828,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1841,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Resources) GetFlat() *Flat {
@@ -1690,7 +1874,7 @@ type Flat struct {
 
 func (x *Flat) Reset() {
 	*x = Flat{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1886,7 @@ func (x *Flat) String() string {
 func (*Flat) ProtoMessage() {}
 
 func (x *Flat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1899,7 @@ func (x *Flat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flat.ProtoReflect.Descriptor instead.
 func (*Flat) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Flat) GetCpus() int64 {
@@ -1777,7 +1961,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1973,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1986,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1829,7 +2013,7 @@ type Amount struct {
 
 func (x *Amount) Reset() {
 	*x = Amount{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2025,7 @@ func (x *Amount) String() string {
 func (*Amount) ProtoMessage() {}
 
 func (x *Amount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2038,7 @@ func (x *Amount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Amount.ProtoReflect.Descriptor instead.
 func (*Amount) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Amount) GetName() string {
@@ -1883,7 +2067,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2079,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2092,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Part) GetRevocable() bool {
@@ -1944,7 +2128,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2140,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2153,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reservation) GetRole() string {
@@ -2010,7 +2194,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2206,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2219,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Label) GetKey() string {
@@ -2061,7 +2245,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2257,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2270,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -2107,7 +2291,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2303,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2316,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -2168,13 +2352,14 @@ type Status struct {
 	Oom           bool                   `protobuf:"varint,8,opt,name=oom,proto3" json:"oom,omitempty"`
 	Health        TaskHealth             `protobuf:"varint,9,opt,name=health,proto3,enum=tender.wire.TaskHealth" json:"health,omitempty"`
 	Check         *CheckResult           `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
+	Restarts      int64                  `protobuf:"varint,11,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2371,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2384,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Status) GetTask() string {
@@ -2272,6 +2457,13 @@ func (x *Status) GetCheck() *CheckResult {
 	return nil
 }
 
+func (x *Status) GetRestarts() int64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 type CheckResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -2285,7 +2477,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2489,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2502,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResult) GetKind() string {
@@ -2357,7 +2549,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2561,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2574,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -2403,7 +2595,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2607,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2620,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ack) GetTask() string {
@@ -2462,7 +2654,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2666,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2679,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -2522,7 +2714,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2726,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2739,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Device) GetUuid() string {
@@ -2638,7 +2830,7 @@ type Readings struct {
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2842,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2855,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -2749,7 +2941,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2953,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2966,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2822,7 +3014,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3026,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3039,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Goaway) GetText() string {
@@ -2875,7 +3067,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3079,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3092,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -2935,7 +3127,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3139,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3152,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2995,7 +3187,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3199,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3212,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Bundle) GetVersion() uint64 {
@@ -3052,7 +3244,7 @@ type KeyStored struct {
 
 func (x *KeyStored) Reset() {
 	*x = KeyStored{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3256,7 @@ func (x *KeyStored) String() string {
 func (*KeyStored) ProtoMessage() {}
 
 func (x *KeyStored) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3269,7 @@ func (x *KeyStored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
 func (*KeyStored) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 type LogsRequest struct {
@@ -3093,7 +3285,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3297,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3310,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3166,7 +3358,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3370,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +3383,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3216,7 +3408,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3420,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3433,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 type Led struct {
@@ -3253,7 +3445,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3457,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3470,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3296,7 +3488,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3500,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3513,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 type RelayHello struct {
@@ -3334,7 +3526,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3346,7 +3538,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3359,7 +3551,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3387,7 +3579,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3399,7 +3591,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3412,7 +3604,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3445,7 +3637,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3649,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3662,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3503,7 +3695,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3707,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3720,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3646,7 +3838,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3658,7 +3850,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3671,7 +3863,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SessionUp) GetKey() string {
@@ -3747,7 +3939,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3759,7 +3951,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3772,7 +3964,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3798,7 +3990,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3810,7 +4002,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3823,7 +4015,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{45}
+	return file_wire_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3908,13 +4100,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\x12$\n" +
-	"\x0eretry_after_ns\x18\x04 \x01(\x03R\fretryAfterNs\"N\n" +
+	"\x0eretry_after_ns\x18\x04 \x01(\x03R\fretryAfterNs\"\x81\x01\n" +
 	"\x04Pull\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x12\n" +
-	"\x04full\x18\x03 \x01(\bR\x04full\"\xa0\x01\n" +
+	"\x04full\x18\x03 \x01(\bR\x04full\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\x12\x1b\n" +
+	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xb4\x01\n" +
 	"\aDesired\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
@@ -3922,7 +4116,8 @@ const file_wire_proto_rawDesc = "" +
 	"generation\x12\x12\n" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x12\n" +
 	"\x04full\x18\x04 \x01(\bR\x04full\x129\n" +
-	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\"\xcb\x01\n" +
+	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\x12\x12\n" +
+	"\x04echo\x18\x06 \x01(\x04R\x04echo\"\xcb\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12)\n" +
@@ -3930,7 +4125,7 @@ const file_wire_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x01(\v2\x16.tender.wire.ResourcesR\tresources\x12\x12\n" +
 	"\x04kill\x18\x04 \x01(\bR\x04kill\x12\"\n" +
 	"\rkill_grace_ns\x18\x05 \x01(\x03R\vkillGraceNs\x12\x10\n" +
-	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\xfb\x04\n" +
+	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\x82\x06\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -3947,13 +4142,30 @@ const file_wire_proto_rawDesc = "" +
 	"\x06health\x18\f \x01(\v2\x12.tender.wire.CheckR\x06health\x12(\n" +
 	"\x05check\x18\r \x01(\v2\x12.tender.wire.CheckR\x05check\x12*\n" +
 	"\x11max_completion_ns\x18\x0e \x01(\x03R\x0fmaxCompletionNs\x12+\n" +
-	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x1a6\n" +
+	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x12.\n" +
+	"\arestart\x18\x10 \x01(\v2\x14.tender.wire.RestartR\arestart\x127\n" +
+	"\n" +
+	"disconnect\x18\x11 \x01(\v2\x17.tender.wire.DisconnectR\n" +
+	"disconnect\x12\x1c\n" +
+	"\texclusive\x18\x12 \x01(\bR\texclusive\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"u\n" +
+	"\aRestart\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\x03R\battempts\x12\x1f\n" +
+	"\vinterval_ns\x18\x02 \x01(\x03R\n" +
+	"intervalNs\x12\x19\n" +
+	"\bdelay_ns\x18\x03 \x01(\x03R\adelayNs\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\"\x8c\x01\n" +
+	"\n" +
+	"Disconnect\x12\"\n" +
+	"\rstop_after_ns\x18\x01 \x01(\x03R\vstopAfterNs\x12\"\n" +
+	"\rlost_after_ns\x18\x02 \x01(\x03R\vlostAfterNs\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\x12\x1c\n" +
+	"\treconcile\x18\x04 \x01(\tR\treconcile\"\xa1\x03\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12-\n" +
@@ -4010,7 +4222,7 @@ const file_wire_proto_rawDesc = "" +
 	"\fStatusUpdate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12+\n" +
-	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xbd\x02\n" +
+	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xd9\x02\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.tender.wire.TaskStateR\x05state\x12\x17\n" +
@@ -4022,7 +4234,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x03oom\x18\b \x01(\bR\x03oom\x12/\n" +
 	"\x06health\x18\t \x01(\x0e2\x17.tender.wire.TaskHealthR\x06health\x12.\n" +
 	"\x05check\x18\n" +
-	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\"\x93\x01\n" +
+	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\x12\x1a\n" +
+	"\brestarts\x18\v \x01(\x03R\brestarts\"\x93\x01\n" +
 	"\vCheckResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1b\n" +
@@ -4191,7 +4404,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -4206,45 +4419,47 @@ var file_wire_proto_goTypes = []any{
 	(*Desired)(nil),      // 10: tender.wire.Desired
 	(*Assignment)(nil),   // 11: tender.wire.Assignment
 	(*TaskSpec)(nil),     // 12: tender.wire.TaskSpec
-	(*Check)(nil),        // 13: tender.wire.Check
-	(*Limits)(nil),       // 14: tender.wire.Limits
-	(*Resources)(nil),    // 15: tender.wire.Resources
-	(*Flat)(nil),         // 16: tender.wire.Flat
-	(*PortRange)(nil),    // 17: tender.wire.PortRange
-	(*Amount)(nil),       // 18: tender.wire.Amount
-	(*Part)(nil),         // 19: tender.wire.Part
-	(*Reservation)(nil),  // 20: tender.wire.Reservation
-	(*Label)(nil),        // 21: tender.wire.Label
-	(*Report)(nil),       // 22: tender.wire.Report
-	(*StatusUpdate)(nil), // 23: tender.wire.StatusUpdate
-	(*Status)(nil),       // 24: tender.wire.Status
-	(*CheckResult)(nil),  // 25: tender.wire.CheckResult
-	(*Acks)(nil),         // 26: tender.wire.Acks
-	(*Ack)(nil),          // 27: tender.wire.Ack
-	(*Capacity)(nil),     // 28: tender.wire.Capacity
-	(*Device)(nil),       // 29: tender.wire.Device
-	(*Readings)(nil),     // 30: tender.wire.Readings
-	(*GPUReading)(nil),   // 31: tender.wire.GPUReading
-	(*Goaway)(nil),       // 32: tender.wire.Goaway
-	(*RenewRequest)(nil), // 33: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 34: tender.wire.Certificate
-	(*Bundle)(nil),       // 35: tender.wire.Bundle
-	(*KeyStored)(nil),    // 36: tender.wire.KeyStored
-	(*LogsRequest)(nil),  // 37: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 38: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 39: tender.wire.LogEnd
-	(*Led)(nil),          // 40: tender.wire.Led
-	(*Ask)(nil),          // 41: tender.wire.Ask
-	(*RelayHello)(nil),   // 42: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 43: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 44: tender.wire.Relay
-	(*Relayed)(nil),      // 45: tender.wire.Relayed
-	(*SessionUp)(nil),    // 46: tender.wire.SessionUp
-	(*SessionClose)(nil), // 47: tender.wire.SessionClose
-	(*Through)(nil),      // 48: tender.wire.Through
-	nil,                  // 49: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 50: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 51: tender.wire.Check.EnvEntry
+	(*Restart)(nil),      // 13: tender.wire.Restart
+	(*Disconnect)(nil),   // 14: tender.wire.Disconnect
+	(*Check)(nil),        // 15: tender.wire.Check
+	(*Limits)(nil),       // 16: tender.wire.Limits
+	(*Resources)(nil),    // 17: tender.wire.Resources
+	(*Flat)(nil),         // 18: tender.wire.Flat
+	(*PortRange)(nil),    // 19: tender.wire.PortRange
+	(*Amount)(nil),       // 20: tender.wire.Amount
+	(*Part)(nil),         // 21: tender.wire.Part
+	(*Reservation)(nil),  // 22: tender.wire.Reservation
+	(*Label)(nil),        // 23: tender.wire.Label
+	(*Report)(nil),       // 24: tender.wire.Report
+	(*StatusUpdate)(nil), // 25: tender.wire.StatusUpdate
+	(*Status)(nil),       // 26: tender.wire.Status
+	(*CheckResult)(nil),  // 27: tender.wire.CheckResult
+	(*Acks)(nil),         // 28: tender.wire.Acks
+	(*Ack)(nil),          // 29: tender.wire.Ack
+	(*Capacity)(nil),     // 30: tender.wire.Capacity
+	(*Device)(nil),       // 31: tender.wire.Device
+	(*Readings)(nil),     // 32: tender.wire.Readings
+	(*GPUReading)(nil),   // 33: tender.wire.GPUReading
+	(*Goaway)(nil),       // 34: tender.wire.Goaway
+	(*RenewRequest)(nil), // 35: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 36: tender.wire.Certificate
+	(*Bundle)(nil),       // 37: tender.wire.Bundle
+	(*KeyStored)(nil),    // 38: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 39: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 40: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 41: tender.wire.LogEnd
+	(*Led)(nil),          // 42: tender.wire.Led
+	(*Ask)(nil),          // 43: tender.wire.Ask
+	(*RelayHello)(nil),   // 44: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 45: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 46: tender.wire.Relay
+	(*Relayed)(nil),      // 47: tender.wire.Relayed
+	(*SessionUp)(nil),    // 48: tender.wire.SessionUp
+	(*SessionClose)(nil), // 49: tender.wire.SessionClose
+	(*Through)(nil),      // 50: tender.wire.Through
+	nil,                  // 51: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 52: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 53: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4252,68 +4467,70 @@ var file_wire_proto_depIdxs = []int32{
 	8,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
 	9,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
 	10, // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	22, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	26, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	28, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	30, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	32, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	33, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	34, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	37, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	38, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	39, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	35, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
-	36, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	40, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	41, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	44, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	42, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	43, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	48, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	24, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	28, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	30, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	32, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	34, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	35, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	36, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	39, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	40, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	41, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	37, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	38, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	42, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	43, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	46, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	44, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	45, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	50, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
 	5,  // 23: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
 	6,  // 24: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
-	28, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	30, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
 	11, // 26: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
 	12, // 27: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	15, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	49, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	50, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	13, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	13, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	14, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	51, // 34: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	16, // 35: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	19, // 36: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	17, // 37: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	18, // 38: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	18, // 39: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	20, // 40: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	16, // 41: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	21, // 42: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	23, // 43: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	24, // 44: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 45: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 46: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	25, // 47: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	27, // 48: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	15, // 49: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	29, // 50: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 51: tender.wire.Device.health:type_name -> tender.wire.Health
-	31, // 52: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	45, // 53: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	46, // 54: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	28, // 55: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	23, // 56: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	9,  // 57: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	30, // 58: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	27, // 59: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	10, // 60: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	47, // 61: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	17, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	51, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	52, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	15, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	15, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	16, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	13, // 34: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
+	14, // 35: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
+	53, // 36: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	18, // 37: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	21, // 38: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	19, // 39: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	20, // 40: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	20, // 41: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	22, // 42: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	18, // 43: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	23, // 44: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	25, // 45: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	26, // 46: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 47: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 48: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	27, // 49: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	29, // 50: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	17, // 51: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	31, // 52: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 53: tender.wire.Device.health:type_name -> tender.wire.Health
+	33, // 54: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	47, // 55: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	48, // 56: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	30, // 57: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	25, // 58: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 59: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	32, // 60: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	29, // 61: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 62: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	49, // 63: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4354,7 +4571,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
