@@ -18,21 +18,34 @@ import (
 // registry is enrol's view of the replicated state.
 type registry struct{ r *Replica }
 
-// Lookup reads this replica's own copy, so that a stranger with a wrong secret
-// costs the trio nothing.
-func (g registry) Lookup(_ context.Context, hash string) (enroll.Grant, error) {
+// Lookup reads this replica's own copy. What that lacks is looked for in what
+// the trio agrees on: the copy of a leader that was just elected may lag, and so
+// does that of one that was deposed and has not noticed. Who asks would not ask
+// again. Reads are shared and strangers are few at a time (see enroll.Config),
+// so wrong secrets cost the trio little.
+func (g registry) Lookup(ctx context.Context, hash string) (enroll.Grant, error) {
 	var grant enroll.Grant
 	found := false
-	g.r.raft.Stale(func(s *state.State) {
+	look := func(s *state.State) {
 		t := s.Tokens[hash]
 		if found = t != nil; found {
 			grant = enroll.Grant{Kind: pki.Kind(t.Kind), Expires: t.Expires, UsesLeft: t.Uses, Admitted: state.SortedKeys(t.Admitted), Life: g.r.life(pki.Kind(t.Kind))}
 		}
-	})
-	switch id, addr := g.r.raft.Leader(); {
-	case id != g.r.self.ID:
+	}
+	g.r.raft.Stale(look)
+	if id, addr := g.r.raft.Leader(); id != g.r.self.ID {
 		return enroll.Grant{}, enroll.ErrNotLeader{Addr: addr}
-	case !found:
+	}
+	if found {
+		return grant, nil
+	}
+	if err := g.r.raft.Read(ctx, look); err != nil {
+		if not, ok := errors.AsType[*registrar.NotLeaderError](err); ok {
+			err = enroll.ErrNotLeader{Addr: not.Addr}
+		}
+		return enroll.Grant{}, err
+	}
+	if !found {
 		return enroll.Grant{}, enroll.ErrTokenUnknown
 	}
 	return grant, nil

@@ -24,6 +24,15 @@ func TestLongFaults(t *testing.T) {
 			scenario{"17 a site is cut off for 85 s: its tasks are unreachable, nothing starts elsewhere, it comes back", w.cutOff},
 			scenario{"23 UDP is blocked during a session: it goes on over TCP within 20 s, and over QUIC when UDP passes", w.udpBlocked},
 		)},
+	})
+}
+
+// TestTheControlPlaneIsAway is long, too, and leaves nothing that another
+// scenario could use meanwhile.
+func TestTheControlPlaneIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.play(t, []scenario{
 		{"4 all replicas are down for 60 s: tasks go on, everything is told in order, nothing is restarted", w.allDown},
 	})
 }
