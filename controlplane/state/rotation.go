@@ -1,6 +1,7 @@
 package state
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -147,17 +148,16 @@ func (s *State) noteIssuer(c *NoteIssuer) Result {
 
 func (c *Rotate) audit(Result) (action, target, detail string) {
 	detail = string(c.To)
+	if c.Kind != "" {
+		detail = string(c.Kind) + ", " + detail
+	}
 	if c.Force {
 		detail += ", forced"
 	}
 	if c.RevokeOld {
 		detail += ", old root revoked"
 	}
-	target = string(c.Kind)
-	if target == "" {
-		target = c.NewPin
-	}
-	return "ca.rotate", target, detail
+	return "ca.rotate", "rotation " + strconv.FormatUint(c.Number, 10), detail
 }
 
 func (c *NoteIssuer) audit(Result) (action, target, detail string) {
