@@ -56,15 +56,19 @@ func Init(ctx context.Context, o InitOptions) (Initialised, error) {
 		return Initialised{}, fmt.Errorf("make root: %w", err)
 	}
 	self := identity{ID: o.ID, TrustDomain: o.TrustDomain, Addr: o.Addr, Bootstrap: true}
-	if err := d.found(ctx, root, rootKey, 1, self); err != nil {
+	bundle, err := pki.NewBundle(1, root)
+	if err != nil {
+		return Initialised{}, err
+	}
+	if err := d.found(ctx, root, rootKey, bundle, self); err != nil {
 		return Initialised{}, err
 	}
 	return Initialised{Pin: pki.Pin(root), RootKeyFile: d.rootKey(), PassphraseFile: d.passphrase(), OperatorDir: d.operator()}, nil
 }
 
-// found makes a first replica below a root: its authority, its certificate and
-// an operator's credential.
-func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypto.Signer, bundleVersion uint64, self identity) error {
+// found makes a first replica below a root of the bundle: its authority, its
+// certificate and an operator's credential.
+func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypto.Signer, bundle *pki.Bundle, self identity) error {
 	if err := d.sealRoot(d.rootKey(), d.passphrase(), rootKey); err != nil {
 		return err
 	}
@@ -81,10 +85,6 @@ func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypt
 		return err
 	}
 	if err := own.open(self.TrustDomain, root, 0); err != nil {
-		return err
-	}
-	bundle, err := pki.NewBundle(bundleVersion, root)
-	if err != nil {
 		return err
 	}
 	if err := issue(ctx, &own, bundle, self.spiffe(), d.pki()); err != nil {

@@ -39,7 +39,7 @@ func (r *Replica) tend(ctx context.Context) error {
 	pilot := newAutopilot(r.cfg.Patience)
 	r.members.clear()
 	var asked time.Time
-	said := "" // of what a rotation waits for
+	var said once // why a rotation waits
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
@@ -51,7 +51,9 @@ func (r *Replica) tend(ctx context.Context) error {
 		if time.Since(asked) >= askEvery {
 			r.askAll(ctx)
 			asked = time.Now()
-			said = r.sayOnce(said, "the rotation of the authorities waits", r.turn(ctx))
+			if err := r.turn(ctx); said.news(err) && ctx.Err() == nil {
+				r.log.Warn("the rotation of the authorities waits", "error", err)
+			}
 		}
 		all := r.observe(ctx)
 		c := pilot.step(time.Now(), all)
@@ -65,16 +67,15 @@ func (r *Replica) tend(ctx context.Context) error {
 	}
 }
 
-// sayOnce logs what went wrong unless that was said before, and returns it.
-func (r *Replica) sayOnce(said, what string, err error) string {
-	if err == nil {
-		return ""
+// once tells errors that are new from those that were there the last time.
+type once struct{ text string }
+
+func (o *once) news(err error) bool {
+	last := o.text
+	if o.text = ""; err != nil {
+		o.text = err.Error()
 	}
-	if text := err.Error(); text != said && !errors.Is(err, context.Canceled) {
-		r.log.Warn(what, "error", err)
-		return text
-	}
-	return said
+	return o.text != "" && o.text != last
 }
 
 func (m *members) clear() {

@@ -84,7 +84,7 @@ func (r *Replica) keepIssuer(ctx context.Context) error {
 	tick := time.NewTicker(lookForRoots)
 	defer tick.Stop()
 	var again time.Time
-	wait, said := time.Second, ""
+	wait, said := time.Second, once{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,12 +97,14 @@ func (r *Replica) keepIssuer(ctx context.Context) error {
 		}
 		err := r.renewIssuer(ctx)
 		if err == nil {
-			wait, said = time.Second, ""
+			wait, said = time.Second, once{}
 			continue
 		}
 		again = time.Now().Add(wait)
 		wait = min(2*wait, maxIssuerWait)
-		said = r.sayOnce(said, "no new issuing authority yet", err)
+		if said.news(err) && ctx.Err() == nil {
+			r.log.Warn("no new issuing authority yet", "ends", r.issuer.Load().inter.NotAfter, "error", err)
+		}
 	}
 }
 

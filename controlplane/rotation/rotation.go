@@ -109,8 +109,9 @@ func Next(now time.Time, v View) Step {
 			return Step{To: state.RotationFinished}
 		}
 		return Step{To: state.RotationRenewing}
+	case state.RotationRenewing, state.RotationFinished: // an operator finishes
 	}
-	return Step{} // renewing: an operator finishes
+	return Step{}
 }
 
 // Margin is how long before its end an intermediate is replaced: the longest
