@@ -44,6 +44,7 @@ func check(m Message, received bool) error {
 		c.text("leader", m.Leader, MaxName)
 		c.notNegative("retry after", int64(m.RetryAfter))
 	case DesiredSet:
+		c.notNegative("part", int64(m.Part))
 		c.desired(m.Desired)
 	case Report:
 		c.updates(m.Updates)

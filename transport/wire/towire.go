@@ -36,7 +36,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 	case Pull:
 		e.Body = &pb.Envelope_Pull{Pull: pullTo(m)}
 	case DesiredSet:
-		e.Body = &pb.Envelope_Desired{Desired: desiredTo(m.Desired)}
+		e.Body = &pb.Envelope_Desired{Desired: desiredTo(m)}
 	case Report:
 		e.Body = &pb.Envelope_Report{Report: &pb.Report{Updates: updatesTo(m.Updates)}}
 	case Acks:
@@ -110,8 +110,9 @@ func unixNano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-func desiredTo(d fleet.Desired) *pb.Desired {
+func desiredTo(d DesiredSet) *pb.Desired {
 	out := &pb.Desired{
+		Part: int64(d.Part), More: d.More,
 		Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo,
 		Assignments: make([]*pb.Assignment, len(d.Assignments)),
 	}
