@@ -189,6 +189,10 @@ func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Tas
 // caller gives up in between.
 func (x *Executor) launch(ctx, caller context.Context, t executor.Task, img *image) error {
 	name, logs := containerName(t.ID), x.Logs().Path(t.ID)
+	// The writer is root, as the shim that starts it is; this process need not be.
+	if err := x.Logs().Make(t.ID); err != nil {
+		return err
+	}
 	mounts, err := x.prepare(ctx, name, t, img)
 	if err != nil {
 		return err
