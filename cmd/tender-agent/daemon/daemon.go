@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ import (
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/notify"
 	"github.com/tenderfleet/tender/gpu/nvml"
 )
 
@@ -112,9 +114,43 @@ func runCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return errors.Join(agent.Run(cmd.Context(), cfg), closeAll())
+		n := notify.Open(os.Getenv)
+		cfg.Turn = supervised(n)
+		err = agent.Run(cmd.Context(), cfg)
+		n.Stopping()
+		return errors.Join(err, closeAll())
 	}
 	return cmd
+}
+
+// supervised tells the service manager how the agent fares. The agent is ready
+// when its loop turns: a site without an uplink must not fail its unit.
+func supervised(n *notify.Notifier) func(agent.Sign) {
+	var once sync.Once
+	return func(s agent.Sign) {
+		n.Status(signText(s))
+		once.Do(n.Ready)
+		n.Alive()
+	}
+}
+
+// signText is the status line that systemctl shows.
+func signText(s agent.Sign) string {
+	tasks := fmt.Sprintf("%d tasks", s.Tasks)
+	if s.Tasks == 1 {
+		tasks = "1 task"
+	}
+	text := "connected to the control plane; " + tasks
+	if !s.Connected {
+		text = "cut off from the control plane; " + tasks + " here"
+		if s.Spooled > 0 {
+			text += fmt.Sprintf(", %d updates wait", s.Spooled)
+		}
+	}
+	if s.Runtime != "" {
+		text += "; the container runtime does not answer"
+	}
+	return text
 }
 
 // self is the path of this program, for the commands it starts itself under.

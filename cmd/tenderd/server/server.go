@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/notify"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/allocator"
@@ -178,7 +179,7 @@ func runCommand() *cobra.Command {
 		if v.GetDuration("offer-timeout") < time.Second {
 			return fmt.Errorf("--offer-timeout %v: give schedulers a second at least", v.GetDuration("offer-timeout"))
 		}
-		return controlplane.Run(cmd.Context(), controlplane.Config{
+		return serve(cmd.Context(), controlplane.Config{
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
 			Leader: leader.Config{
@@ -188,7 +189,7 @@ func runCommand() *cobra.Command {
 			Schedulers: controlplane.Schedulers{
 				Listen: v.GetString("scheduler-listen"), Trust: v.GetString("scheduler-trust"), Image: v.GetString("scheduler-default-image"),
 			},
-		})
+		}, notify.Open(os.Getenv))
 	}
 	return cmd
 }
