@@ -35,6 +35,11 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if len(args) > 0 && args[0] == logCommand {
 		return tasklog.Main(args[1:])
 	}
+	return conf.Run(ctx, Root(), args, stdin, stdout, stderr)
+}
+
+// Root is the tree of commands.
+func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
 	}
@@ -44,7 +49,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 			return nvml.Probe(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	})
-	return conf.Run(ctx, root, args, stdin, stdout, stderr)
+	return root
 }
 
 var settings = conf.Daemon{

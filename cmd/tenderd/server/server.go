@@ -28,11 +28,16 @@ import (
 
 // Main runs one command and returns the exit code.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return conf.Run(ctx, Root(), args, stdin, stdout, stderr)
+}
+
+// Root is the tree of commands.
+func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
 	}
 	root.AddCommand(initCommand(), joinCommand(), runCommand(), devCommand())
-	return conf.Run(ctx, root, args, stdin, stdout, stderr)
+	return root
 }
 
 var settings = conf.Daemon{
