@@ -42,6 +42,11 @@ type Config struct {
 	Log  *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
+	// Offers replace Offer while the agent runs; nil for none.
+	Offers <-chan Offer
+	// Settings tells what is wrong with the agent's settings, "" when nothing;
+	// operators see it. It must not block; nil is nothing.
+	Settings func() string
 	// Turn is called by the loop that everything goes through, each second at
 	// least: where it is not, the agent hangs. It must not block.
 	Turn func(Sign)

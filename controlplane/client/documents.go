@@ -214,6 +214,8 @@ type Readings struct {
 	Spooled    int       `json:"spooled"`
 	// Runtime is what is wrong with the container runtime, empty when nothing.
 	Runtime string `json:"runtime,omitempty"`
+	// Settings is what is wrong with the agent's settings, empty when nothing.
+	Settings string `json:"settings,omitempty"`
 }
 
 // GPU is one device, whole or a MIG slice.

@@ -91,6 +91,9 @@ type Readings struct {
 	GPUs           []gpu.Reading
 	// Runtime is empty when the container runtime works, else what is wrong.
 	Runtime string
+	// Settings is empty when the agent's files of settings are sound, else what
+	// is wrong with them; the agent then runs with those that held last.
+	Settings string
 }
 
 // Offer is a lease on resources of one agent for one framework in one role.

@@ -272,6 +272,7 @@ func (c *checker) readings(r fleet.Readings) {
 	c.notNegative("tasks", int64(r.Tasks))
 	c.notNegative("spooled updates", int64(r.Spooled))
 	c.free("runtime", r.Runtime, MaxText)
+	c.free("settings", r.Settings, MaxText)
 	c.count("GPU readings", len(r.GPUs), MaxDevices)
 	for i := range r.GPUs {
 		c.uuid(r.GPUs[i].UUID)

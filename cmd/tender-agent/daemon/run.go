@@ -17,6 +17,7 @@ import (
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/containerd"
 	"github.com/tenderfleet/tender/agent/tasklog"
+	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/gpu/isolate"
@@ -44,13 +45,20 @@ func addRunFlags(f *pflag.FlagSet) {
 	_ = f.MarkHidden("any-gpu-node")
 }
 
+// check finds what the form of the settings does not show.
+func check(v *viper.Viper) error {
+	_, levelErr := conf.ParseLevel(v.GetString("log-level"))
+	_, offerErr := offer(v)
+	return errors.Join(levelErr, offerErr)
+}
+
 // runConfig wires the agent. closeAll ends what it opened.
-func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll func() error, err error) {
+func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll func() error, err error) {
 	exe, err := self()
 	if err != nil {
 		return cfg, nil, err
 	}
-	offer, err := offer(v)
+	offer, err := offer(v.Viper)
 	if err != nil {
 		return cfg, nil, err
 	}
@@ -110,26 +118,26 @@ func offer(v *viper.Viper) (agent.Offer, error) {
 		}
 		n, err := fleet.ParseScalar(text)
 		if err != nil {
-			return o, fmt.Errorf("--%s: %w", s.key, err)
+			return o, &conf.KeyError{Key: s.key, Err: err}
 		}
 		*s.to = &n
 	}
 	var err error
 	if o.Ports, err = ports(v.GetString("offer-ports")); err != nil {
-		return o, fmt.Errorf("--offer-ports: %w", err)
+		return o, &conf.KeyError{Key: "offer-ports", Err: err}
 	}
 	custom, _, err := amounts(v.GetStringSlice("offer-custom"))
 	if err == nil && !custom.Equal(fleet.Resources{Custom: custom.Custom}) {
 		err = errors.New("cpus, mem, disk and gpus have flags of their own")
 	}
 	if err != nil {
-		return o, fmt.Errorf("--offer-custom: %w", err)
+		return o, &conf.KeyError{Key: "offer-custom", Err: err}
 	}
 	o.Custom = custom.Custom
 	for _, text := range v.GetStringSlice("reserve") {
 		r, err := reservation(text)
 		if err != nil {
-			return o, fmt.Errorf("--reserve %q: %w", text, err)
+			return o, &conf.KeyError{Key: "reserve", Err: fmt.Errorf("%q: %w", text, err)}
 		}
 		o.Reserve = append(o.Reserve, r)
 	}

@@ -41,6 +41,11 @@ what there is.`,
 					})
 				}
 				table(w, "AGENT SITE STATE AVAILABILITY LINK CERT CPUS MEM GPUS TASKS LAST_SEEN", rows)
+				for _, g := range agents {
+					if r := g.Readings; r != nil && r.Settings != "" {
+						fmt.Fprintf(w, "\n%s: broken settings: %s\n", g.ID, clean(r.Settings))
+					}
+				}
 			})
 		}),
 	}
@@ -144,6 +149,9 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 	}
 	if r := g.Readings; r != nil {
 		pairs = append(pairs, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"))
+		if r.Settings != "" {
+			pairs = append(pairs, "Settings", r.Settings)
+		}
 	}
 	fields(w, pairs...)
 	fmt.Fprintln(w)

@@ -14,9 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
 
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/notify"
+	"github.com/tenderfleet/tender/cmd/internal/unit"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/allocator"
@@ -36,7 +38,7 @@ func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
 	}
-	root.AddCommand(initCommand(), joinCommand(), runCommand(), devCommand())
+	root.AddCommand(initCommand(), joinCommand(), runCommand(), settings.Command(), devCommand())
 	return root
 }
 
@@ -46,6 +48,17 @@ var settings = conf.Daemon{
 		f.String("data", "/var/lib/tender/server", "directory of keys, certificates, log and snapshots")
 	},
 	Serve: addRunFlags,
+	State: "data",
+	Check: check,
+}
+
+// check finds what the form of the settings does not show.
+func check(v *viper.Viper) error {
+	_, err := conf.ParseLevel(v.GetString("log-level"))
+	if d := v.GetDuration("offer-timeout"); d < time.Second {
+		err = errors.Join(err, &conf.KeyError{Key: "offer-timeout", Err: fmt.Errorf("%v: give schedulers a second at least", d)})
+	}
+	return err
 }
 
 // replicaID proposes an id made of the host name.
@@ -70,7 +83,7 @@ func initCommand() *cobra.Command {
 	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
 	domain := cmd.Flags().String("trust-domain", "", "name of the fleet in every identity; made at random if empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
+		v, err := load.Load()
 		if err != nil {
 			return err
 		}
@@ -86,6 +99,9 @@ func initCommand() *cobra.Command {
 		}
 		if o.TrustDomain == "" {
 			o.TrustDomain = "fleet-" + strings.ToLower(rand.Text()[:8])
+		}
+		if unit.Foreign(o.DataDir) {
+			return rerun(cmd, o.DataDir, "", "init", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--trust-domain", o.TrustDomain)
 		}
 		made, err := controlplane.Init(cmd.Context(), o)
 		if err != nil {
@@ -121,7 +137,7 @@ func joinCommand() *cobra.Command {
 	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
 	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		v, err := load()
+		v, err := load.Load()
 		if err != nil {
 			return err
 		}
@@ -139,6 +155,9 @@ func joinCommand() *cobra.Command {
 		if o.Addr, err = controlplane.CheckAddr(*addr); err != nil {
 			return err
 		}
+		if unit.Foreign(o.DataDir) {
+			return rerun(cmd, o.DataDir, line.String(), "join", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--timeout", wait.String(), "-")
+		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
 		defer cancel()
 		got, err := controlplane.Join(ctx, line, o)
@@ -150,6 +169,25 @@ func joinCommand() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// service is the unit that runs a replica.
+const service = "tenderd.service"
+
+// rerun runs a command as the user whom the data directory belongs to, so that
+// nothing in it is root's, and starts the unit.
+func rerun(cmd *cobra.Command, dir, stdin string, args ...string) error {
+	if err := unit.RunAs(cmd.Context(), dir, stdin, cmd.OutOrStdout(), cmd.ErrOrStderr(), args...); err != nil {
+		return err
+	}
+	if !unit.Installed(service) {
+		return nil
+	}
+	if err := unit.Start(cmd.Context(), service); err != nil {
+		return fmt.Errorf("the replica is made, but was not started: %w", err)
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "the replica runs: systemctl status tenderd")
+	return nil
 }
 
 func addRunFlags(f *pflag.FlagSet) {
@@ -173,19 +211,17 @@ func runCommand() *cobra.Command {
 	}
 	load := settings.Bind(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
+		v, broken, err := load.LoadOrLast()
 		if err != nil {
 			return err
 		}
-		log, err := conf.Logger(cmd.ErrOrStderr(), v.GetString("log-level"))
-		if err != nil {
+		l := &live{load: load.Load, begun: v, notify: notify.Open(os.Getenv)}
+		l.log = conf.LeveledLogger(cmd.ErrOrStderr(), &l.level)
+		if err := l.begin(v, broken); err != nil {
 			return err
 		}
-		if v.GetDuration("offer-timeout") < time.Second {
-			return fmt.Errorf("--offer-timeout %v: give schedulers a second at least", v.GetDuration("offer-timeout"))
-		}
-		return serve(cmd.Context(), controlplane.Config{
-			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
+		return l.serve(cmd.Context(), controlplane.Config{
+			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: l.log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
 			Leader: leader.Config{
 				OfferTimeout: v.GetDuration("offer-timeout"),
@@ -194,7 +230,7 @@ func runCommand() *cobra.Command {
 			Schedulers: controlplane.Schedulers{
 				Listen: v.GetString("scheduler-listen"), Trust: v.GetString("scheduler-trust"), Image: v.GetString("scheduler-default-image"),
 			},
-		}, notify.Open(os.Getenv))
+		})
 	}
 	return cmd
 }
