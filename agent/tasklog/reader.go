@@ -44,18 +44,14 @@ type Options struct {
 // Path is the directory of one task's logs.
 func (d Dir) Path(id fleet.TaskID) string { return filepath.Join(string(d), string(id)) }
 
-// Make makes the directory of a task's logs. What a writer of another user makes
-// in it gets the directory's group, so that the caller can read it, and being
-// the directory's owner the caller can delete it. Idempotent.
+// Make makes the directory of a task's logs. Its owner can delete what a writer
+// of another user makes in it, and read it where d has the set-group-ID bit,
+// which the new directory inherits. Idempotent.
 func (d Dir) Make(id fleet.TaskID) error {
 	if err := fleet.CheckID("task id", string(id)); err != nil {
 		return err
 	}
-	err := os.MkdirAll(d.Path(id), 0o750)
-	if err == nil {
-		err = os.Chmod(d.Path(id), 0o750|os.ModeSetgid)
-	}
-	if err != nil {
+	if err := os.MkdirAll(d.Path(id), 0o750); err != nil {
 		return fmt.Errorf("make the directory of the task's logs: %w", err)
 	}
 	return nil

@@ -180,7 +180,7 @@ func (m *machine) run(t *testing.T, argv ...string) string {
 	t.Helper()
 	out, err := m.try(argv...)
 	if err != nil {
-		journal, _ := m.try("journalctl", "-b", "-n", "40", "--no-pager", "-o", "cat")
+		journal, _ := m.try("journalctl", "-b", "-u", "tender-agent*", "-n", "40", "--no-pager", "-o", "cat")
 		t.Fatalf("%s: %v\n%s\njournal:\n%s", strings.Join(argv, " "), err, out, journal)
 	}
 	return out
@@ -227,7 +227,7 @@ func (m *machine) off(t *testing.T) {
 	t.Helper()
 	if m.init != 0 {
 		if t.Failed() {
-			journal, _ := m.try("journalctl", "-b", "-n", "120", "--no-pager", "-o", "short-precise")
+			journal, _ := m.try("journalctl", "-b", "-u", "tender-agent*", "-n", "60", "--no-pager", "-o", "short-precise")
 			t.Logf("the end of the machine's journal:\n%s", journal)
 		}
 		m.down(t, "poweroff")

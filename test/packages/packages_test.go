@@ -184,14 +184,14 @@ func (s *site) runTask(t *testing.T) {
 	s.loadImage(t)
 	s.task = s.fleet.run(t, `trap '' TERM; id -u; while :; do sleep 1; done`)
 	s.pid = s.taskPID(t)
-	var out bytes.Buffer
-	err := s.fleet.Logs(t.Context(), s.task, client.LogOptions{Stdout: true}, func(_ bool, data []byte) error {
-		out.Write(data)
-		return nil
+	harness.Eventually(t, "the task's output is here", func() bool {
+		var out bytes.Buffer
+		err := s.fleet.Logs(t.Context(), s.task, client.LogOptions{Tail: -1, Stdout: true}, func(_ bool, data []byte) error {
+			out.Write(data)
+			return nil
+		})
+		return err == nil && out.String() == "1000\n"
 	})
-	if err != nil || out.String() != "1000\n" {
-		t.Errorf("the task's output is %q, %v", out.String(), err)
-	}
 }
 
 // taskPID is the process id of the one task that runs, as containerd has it.
