@@ -101,14 +101,14 @@ func (f *trio) task(t *testing.T, id, state string) client.Task {
 	return task
 }
 
-// run starts a task that does not end by itself.
-func (f *trio) run(t *testing.T, script string) string {
+// run starts a task and waits until it is in a state.
+func (f *trio) run(t *testing.T, script, state string) string {
 	t.Helper()
 	task, err := f.Submit(t.Context(), harness.Complete(client.Submit{Image: imageName, Command: []string{"sh", "-c", script}}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.task(t, task.ID, "TASK_RUNNING")
+	f.task(t, task.ID, state)
 	return task.ID
 }
 

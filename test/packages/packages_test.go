@@ -182,7 +182,7 @@ func (s *site) loadImage(t *testing.T) {
 
 func (s *site) runTask(t *testing.T) {
 	s.loadImage(t)
-	s.task = s.fleet.run(t, `trap '' TERM; id -u; while :; do sleep 1; done`)
+	s.task = s.fleet.run(t, `trap '' TERM; id -u; while :; do sleep 1; done`, "TASK_RUNNING")
 	s.pid = s.taskPID(t)
 	harness.Eventually(t, "the task's output is here", func() bool {
 		var out bytes.Buffer
@@ -265,7 +265,7 @@ func (s *site) restartContainerd(t *testing.T) {
 	if pid := s.taskPID(t); pid != s.pid {
 		t.Errorf("the task is process %q, before %q", pid, s.pid)
 	}
-	s.fleet.run(t, "exit 0; sleep 1")
+	s.fleet.run(t, "exit 0", "TASK_FINISHED")
 }
 
 // reboot: the task ignores TERM, and the machine comes back at a site that is
@@ -296,7 +296,7 @@ func (s *site) reboot(t *testing.T) {
 		task, err := s.fleet.Task(t.Context(), s.task)
 		return err == nil && task.Terminal()
 	})
-	s.task = s.fleet.run(t, "while :; do sleep 1; done")
+	s.task = s.fleet.run(t, "while :; do sleep 1; done", "TASK_RUNNING")
 	s.pid = s.taskPID(t)
 }
 
