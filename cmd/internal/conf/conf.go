@@ -64,12 +64,9 @@ func (d *Daemon) read(cmdline *pflag.FlagSet, layers []layer) (*Settings, error)
 	// The command's own flags win; settings that it has no flags for have the
 	// defaults of the others.
 	s.flags.VisitAll(func(f *pflag.Flag) {
-		bound := f
+		bound := s.d.all().Lookup(f.Name) // untouched by the check of values
 		if own := cmdline.Lookup(f.Name); own != nil {
 			bound, s.set[f.Name] = own, own.Changed
-		} else {
-			f = s.d.all().Lookup(f.Name) // untouched by the check of values
-			bound = f
 		}
 		if err := s.BindPFlag(f.Name, bound); err != nil {
 			errs = append(errs, err)

@@ -89,7 +89,7 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reade
 	if ok {
 		code = e.Code
 	}
-	if !ok || !e.Told || err != error(e) {
+	if !ok || !e.Told {
 		fmt.Fprintf(stderr, "%s: %v\n", root.Name(), err)
 	}
 	return code

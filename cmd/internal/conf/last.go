@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,9 +47,7 @@ func (l *Loader) LoadOrLast() (s *Settings, broken, err error) {
 func (s *Settings) Keep() error {
 	merged := map[string]any{}
 	for _, l := range s.layers {
-		for k, v := range l.values {
-			merged[k] = v
-		}
+		maps.Copy(merged, l.values)
 	}
 	data, err := json.MarshalIndent(merged, "", "  ") // JSON is YAML
 	if err != nil {

@@ -147,7 +147,7 @@ func claim(ctx context.Context, dir string, stderr io.Writer, join func(context.
 			case forGood && refused.Code == exitForGood:
 				fmt.Fprintf(stderr, "%s is of no use and wiped: %v\n", path, err)
 			default:
-				return fmt.Errorf("%s is kept and tried again: %w", path, err)
+				return fmt.Errorf("%s is kept and tried again: %v", path, err)
 			}
 		}
 		if err := wipe(path); err != nil {
