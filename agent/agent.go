@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/executor"
 	"github.com/tenderfleet/tender/agent/lifecycle"
+	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/pki"
@@ -38,8 +40,25 @@ type Config struct {
 	// BootID changes when the machine restarts; empty is the machine's own.
 	BootID string
 	// Conn replaces the UDP socket that the agent dials from; Run closes it.
-	Conn net.PacketConn
-	Log  *slog.Logger
+	// DialTCP replaces how it opens connections over TCP: with a Conn and
+	// without a DialTCP it opens none.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Link is what the link to the control plane may cost.
+	Link Link
+	// Meter replaces how the momentary part of readings is read off the machine,
+	// and Route which local address leads to a remote one.
+	Meter func(dir string, r *fleet.Readings)
+	Route func(remote string) string
+	// SeekQUIC is how long after it fell back to TCP the agent first looks
+	// whether UDP passes again; later looks are rarer. Zero is a minute.
+	SeekQUIC time.Duration
+	// SeekHome is the least time before a session moves back to the agent's first
+	// replica; zero is ten minutes.
+	SeekHome time.Duration
+	// Now replaces the machine's clock where it is compared with the fleet's.
+	Now func() time.Time
+	Log *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
 	// Offers replace Offer while the agent runs; nil for none.
@@ -97,6 +116,8 @@ type Agent struct {
 	core    *lifecycle.Agent
 	events  chan lifecycle.Event
 	listed  chan struct{} // closed after the first answer of the executor
+	looked  chan struct{} // closed once the devices were read
+	began   time.Time
 	probing chan struct{} // one for each check under way
 
 	mu       sync.Mutex
@@ -109,7 +130,9 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
-	meter    capacity.Meter // used by one session at a time
+	seen     sync.Once             // closes looked
+	offset   atomic.Int64          // see clockOff
+	keep     *linkpolicy.Keepalive // how long to be silent
 }
 
 // remembered is agent.json.
@@ -126,8 +149,14 @@ var ErrJoined = errors.New("this machine has joined already")
 type JoinOptions struct {
 	StateDir string
 	Hostname string // what the agent's id is made from
-	// Conn replaces the UDP socket; Join closes it once it asks.
-	Conn net.PacketConn
+	// Conn replaces the UDP socket; Join closes it once it asks. DialTCP is as
+	// in Config.
+	Conn    net.PacketConn
+	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Now replaces the machine's clock.
+	Now func() time.Time
+	// Notice is told what a person should know, in a sentence; it may be nil.
+	Notice func(text string)
 }
 
 // Join makes this machine an agent. The key is made here and never leaves.
@@ -155,9 +184,12 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err != nil {
 		return "", err
 	}
-	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
+	reply, offset, err := transport.EnrolAnyClock(ctx, transport.DialerConfig{Conn: o.Conn, DialTCP: o.DialTCP, Now: o.Now}, line, req)
 	if err != nil {
 		return "", err
+	}
+	if offset != 0 && o.Notice != nil {
+		o.Notice(transport.ClockNotice(offset))
 	}
 	cred, err := reply.Credential(key)
 	if err != nil {
@@ -237,6 +269,9 @@ func open(cfg Config) (*Agent, []string, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Meter == nil {
+		cfg.Meter = new(capacity.Meter).Read
+	}
 	if cfg.BootID == "" {
 		cfg.BootID = capacity.BootID()
 	}
@@ -252,7 +287,7 @@ func open(cfg Config) (*Agent, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	term, generation, records, err := file.Load()
+	head, records, err := file.Load()
 	if err != nil {
 		return nil, nil, errors.Join(err, file.Close())
 	}
@@ -263,8 +298,10 @@ func open(cfg Config) (*Agent, []string, error) {
 	host, _ := os.Hostname() // for people; empty is harmless
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, epoch: life << 24, cred: pki.NewHolder(cred), id: fleet.AgentID(cred.Identity.ID), host: host, file: file,
-		core:   lifecycle.New(records, term, generation),
+		keep:   linkpolicy.NewKeepalive(cfg.Link.Keepalive),
+		core:   lifecycle.New(records, head, cfg.BootID),
 		events: make(chan lifecycle.Event, 256), listed: make(chan struct{}), probing: make(chan struct{}, maxProbes),
+		looked: make(chan struct{}), began: time.Now(),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},
 	}
 	for _, r := range records {
@@ -274,7 +311,7 @@ func open(cfg Config) (*Agent, []string, error) {
 		}
 		a.ended[r.Assignment.Task] = ch
 	}
-	a.log.Info("agent starts", "agent", a.id, "records", len(records), "generation", generation)
+	a.log.Info("agent starts", "agent", a.id, "records", len(records), "generation", head.Generation)
 	return a, replicas, nil
 }
 
@@ -283,7 +320,9 @@ func (a *Agent) recoverTasks(ctx context.Context) error {
 	var once sync.Once
 	defer once.Do(func() { close(a.listed) })
 	for {
-		ids, err := a.cfg.Executor.List(ctx)
+		callCtx, cancel := context.WithTimeout(ctx, lookEvery)
+		ids, err := a.cfg.Executor.List(callCtx)
+		cancel()
 		if err == nil {
 			a.emit(ctx, lifecycle.Recovered{Held: ids})
 			once.Do(func() { close(a.listed) })

@@ -14,6 +14,15 @@ import (
 	"github.com/tenderfleet/tender/transport/wire"
 )
 
+const (
+	// steady is how long a session lasts that was worth its dial: the next one
+	// is not put off for failures before it.
+	steady = 10 * time.Second
+	// maxMends bounds how often in a row a cause is put right and no session
+	// comes of it.
+	maxMends = 3
+)
+
 // dialLoop keeps one session with any replica; whoever that is passes on what
 // is said to the leader. After a loss it waits with full jitter, so that a
 // fleet that lost a replica does not come back in one wave.
@@ -24,7 +33,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		return ctx.Err()
 	}
 	a.look(ctx)
-	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn})
+	dialer, err := transport.NewDialer(transport.DialerConfig{Holder: a.cred, Conn: a.cfg.Conn, DialTCP: a.cfg.DialTCP, Now: a.now})
 	if err != nil {
 		return err
 	}
@@ -32,6 +41,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 	d := &rounds{id: a.id, addrs: replicas}
 	d.sort()
 	var back transport.Backoff
+	mends := 0
 	for ctx.Err() == nil {
 		addr := d.next()
 		began := time.Now()
@@ -39,9 +49,15 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if ctx.Err() != nil {
 			break
 		}
-		wait := back.Next(rand.Float64())
-		if time.Since(began) > 30*time.Second {
+		mended, pause := a.mend(ctx, dialer, addr, d, err)
+		if mended && mends < maxMends {
+			mends++
+			continue
+		}
+		wait := max(pause, back.Next(rand.Float64()))
+		if time.Since(began) > steady {
 			back.Reset()
+			mends = 0
 			wait = time.Duration(rand.Float64() * float64(max(d.spread, transport.DefaultBackoffMin)))
 		}
 		var refused *refusedError
@@ -57,7 +73,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
 			a.emit(ctx, lifecycle.Revoked{})
 			wait = bannedWait
-		case errors.As(err, &refused) && refused.r.Code == wire.RefusedUnknownAgent,
+		case errors.As(err, &refused) && (refused.r.Code == wire.RefusedUnknownAgent || refused.r.Code == wire.RefusedCloned),
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeCloned:
 			wait = bannedWait
 		}

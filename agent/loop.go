@@ -18,6 +18,9 @@ import (
 // maxBatch bounds how many events share one write of the checkpoint.
 const maxBatch = 64
 
+// stampsSince is the capability from which on a control plane answers stamps.
+const stampsSince = 3
+
 // startTime bounds one start, the download of its image included.
 const startTime = time.Hour
 
@@ -32,14 +35,14 @@ func (a *Agent) loop(ctx context.Context, g *errgroup.Group) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			acts = a.core.Step(time.Now(), lifecycle.Tick{})
+			acts = a.core.Step(a.machineTime(), lifecycle.Tick{})
 		case ev := <-a.events:
-			acts = a.core.Step(time.Now(), ev)
+			acts = a.core.Step(a.machineTime(), ev)
 		}
 		for range maxBatch {
 			select {
 			case ev := <-a.events:
-				acts = append(acts, a.core.Step(time.Now(), ev)...)
+				acts = append(acts, a.core.Step(a.machineTime(), ev)...)
 				continue
 			default:
 			}
@@ -67,6 +70,11 @@ func (a *Agent) perform(ctx context.Context, g *errgroup.Group, acts []lifecycle
 	}
 	if err := a.write(ctx, c); err != nil {
 		return err
+	}
+	for _, r := range c.Save {
+		if r.Phase == lifecycle.Ended {
+			a.outputComplete(r.Assignment.Task)
+		}
 	}
 	for _, act := range acts {
 		a.do(ctx, g, act)
@@ -152,7 +160,7 @@ func (a *Agent) do(ctx context.Context, g *errgroup.Group, act lifecycle.Action)
 		l := a.link
 		a.mu.Unlock()
 		if l != nil {
-			l.queue(act)
+			l.queue(a.inFleetTime(act))
 		}
 	case lifecycle.Save, lifecycle.SaveHead:
 	}
@@ -160,7 +168,7 @@ func (a *Agent) do(ctx context.Context, g *errgroup.Group, act lifecycle.Action)
 
 func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 	ev := lifecycle.Started{Task: as.Task}
-	task, err := a.task(as)
+	task, err := a.task(startCtx, as)
 	if err == nil {
 		err = a.cfg.Executor.Start(startCtx, task)
 	}
@@ -172,9 +180,15 @@ func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 		return // the process ends; the next one goes on
 	case err == nil:
 		a.log.Info("task started", "task", as.Task, "image", as.Spec.Image)
-	case errors.Is(err, executor.ErrUnavailable):
+	case errors.Is(err, executor.ErrUnavailable), errors.Is(err, executor.ErrNoImage):
 		ev.Err, ev.Text = lifecycle.Unavailable, err.Error()
+		if errors.Is(err, executor.ErrNoImage) {
+			ev.Err = lifecycle.NoImage
+		}
 		a.log.Warn("start put off", "task", as.Task, "error", err)
+	case errors.Is(err, executor.ErrInvalid):
+		ev.Err, ev.Text = lifecycle.Invalid, err.Error()
+		a.log.Warn("task cannot start here", "task", as.Task, "error", err)
 	case errors.Is(startCtx.Err(), context.DeadlineExceeded):
 		ev.Err, ev.Text = lifecycle.Failed, fmt.Sprintf("not started within %v: %v", startTime, err)
 	default:
@@ -184,11 +198,24 @@ func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 	a.emit(ctx, ev)
 }
 
+// driverTime is how long after the agent's start a GPU may still be missing: at
+// boot its driver may come up later than the agent.
+const driverTime = 2 * time.Minute
+
 // task completes an assignment with the devices it names. They must still be
 // on this machine. What a task may use is all the same, whoever it is reserved
 // for.
-func (a *Agent) task(as fleet.Assignment) (executor.Task, error) {
+func (a *Agent) task(ctx context.Context, as fleet.Assignment) (executor.Task, error) {
 	t := executor.Task{ID: as.Task, Spec: as.Spec, Resources: as.Resources.Total()}
+	if len(t.Resources.GPUs) > 0 {
+		select {
+		case <-a.looked:
+		case <-time.After(lookEvery):
+			return t, fmt.Errorf("%w: the GPUs could not be read yet", executor.ErrUnavailable)
+		case <-ctx.Done():
+			return t, ctx.Err()
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	byID := make(map[gpu.UUID]gpu.Device, len(a.devices))
@@ -197,6 +224,9 @@ func (a *Agent) task(as fleet.Assignment) (executor.Task, error) {
 	}
 	for _, id := range t.Resources.GPUs {
 		d, ok := byID[id]
+		if (!ok || d.Health == gpu.Lost) && time.Since(a.began) < driverTime {
+			return t, fmt.Errorf("%w: GPU %s is not there yet", executor.ErrUnavailable, id)
+		}
 		if !ok || d.Health == gpu.Lost {
 			return t, fmt.Errorf("%w: GPU %s is not on this machine any more", executor.ErrInvalid, id)
 		}
@@ -213,13 +243,11 @@ func (a *Agent) wait(ctx context.Context, id fleet.TaskID) {
 			return
 		case err == nil:
 			a.log.Info("task ended", "task", id, "code", exit.Code, "signal", exit.Signal, "oom", exit.OOM)
-			a.outputComplete(id)
 			a.emit(ctx, lifecycle.Exited{Task: id, Time: exit.Time, ExitCode: exit.Code, Signal: exit.Signal, OOM: exit.OOM})
 			return
 		case errors.Is(err, executor.ErrNotFound):
 			a.log.Warn("task lost", "task", id, "error", err)
-			a.outputComplete(id)
-			a.emit(ctx, lifecycle.Exited{Task: id, Time: time.Now(), Lost: true})
+			a.emit(ctx, lifecycle.Exited{Task: id, Time: a.machineTime(), Lost: true})
 			return
 		}
 		a.log.Debug("waiting failed; it is tried again", "task", id, "error", err)
@@ -234,9 +262,9 @@ func (a *Agent) remove(ctx context.Context, id fleet.TaskID) {
 		if ctx.Err() == nil {
 			a.log.Warn("container not removed; it is tried again", "task", id, "error", err)
 		}
+		a.emit(ctx, lifecycle.Removed{Task: id, Failed: true})
 		return
 	}
-	a.outputComplete(id)
 	a.emit(ctx, lifecycle.Removed{Task: id})
 }
 

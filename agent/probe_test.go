@@ -169,8 +169,9 @@ func TestAnExecutorThatCannotAsk(t *testing.T) {
 
 // What is reserved for a role is the task's like anything else.
 func TestATaskHasItsReservedResources(t *testing.T) {
-	a := &Agent{devices: []gpu.Device{{UUID: "GPU-1", Health: gpu.Healthy}}}
-	got, err := a.task(fleet.Assignment{Task: "t", Resources: fleet.Resources{
+	a := &Agent{looked: make(chan struct{}), devices: []gpu.Device{{UUID: "GPU-1", Health: gpu.Healthy}}}
+	close(a.looked)
+	got, err := a.task(t.Context(), fleet.Assignment{Task: "t", Resources: fleet.Resources{
 		CPUs: 500,
 		Parts: []fleet.Part{{
 			Class:     fleet.Class{Reserved: []fleet.Reservation{{Role: "r"}}},

@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -13,8 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenderfleet/tender/agent/lifecycle"
-	"github.com/tenderfleet/tender/agent/tasklog"
-	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -26,9 +22,6 @@ const (
 	// bannedWait is between two tries of an agent that was told not to come
 	// back: a person has to act, but the agent must not need a visit then.
 	bannedWait = 5 * time.Minute
-	// replyTime is how long a replica may take to answer a beat. A replica that
-	// died says nothing, and QUIC alone would notice after a minute.
-	replyTime = 5 * time.Second
 	// dialTime bounds one try to reach a replica: others may be waiting.
 	dialTime = 3 * time.Second
 )
@@ -37,15 +30,19 @@ const (
 type link struct {
 	conn    transport.Session
 	control *wire.Conn
-	beat    time.Duration
-
-	heard chan struct{} // something has arrived; holds one
+	peer    int           // the replica's capability
+	early   chan struct{} // asks for a renewal before its time; holds one
+	beat    time.Duration // how often a replica from before beats wants readings
+	beats   bool          // the replica knows them
 
 	mu       sync.Mutex
 	pull     *lifecycle.Pull
 	reports  []fleet.StatusUpdate
 	capacity *fleet.Capacity
 	asked    bool // for a sign of life
+	observed bool // at another address than before
+	roamed   bool // to another network
+	stored   bool // a new key, which the replica should hear of
 	wake     chan struct{}
 }
 
@@ -62,6 +59,12 @@ func (l *link) queue(m any) {
 		l.capacity = &m
 	case wire.Ask:
 		l.asked = true
+	case wire.KeyStored:
+		l.stored = true
+	case wire.Observed:
+		l.observed = true
+	case roamed:
+		l.roamed = true
 	}
 	l.mu.Unlock()
 	select {
@@ -87,38 +90,59 @@ func (a *Agent) session(ctx context.Context, dialer *transport.Dialer, addr stri
 	if err != nil {
 		return cause(conn, err)
 	}
-	if err := a.adopt(welcome); err != nil {
-		return err
+	next := &established{addr, conn, control, welcome}
+	for next != nil { // more than once where it moves
+		next, err = a.hold(ctx, dialer, d, next)
 	}
-	d.know(addr, welcome)
-	l := &link{conn: conn, control: control, beat: min(max(welcome.Heartbeat, time.Second), time.Minute), wake: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
+	return err
+}
+
+// hold carries an established session until it ends or has moved to the next.
+func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e *established) (*established, error) {
+	conn, control, welcome := e.conn, e.control, e.welcome
+	defer conn.Close(transport.CodeOK, "") //nolint:errcheck // it may be over already
+	if err := a.adopt(welcome); err != nil {
+		return nil, err
+	}
+	d.know(e.addr, welcome)
+	a.settled()
+	l := &link{
+		conn: conn, control: control, peer: welcome.Capability, early: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		beat: min(max(welcome.Heartbeat, time.Second), time.Minute), beats: welcome.Capability >= 3,
+	}
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
-	a.log.Info("connected", "replica", welcome.Replica, "addr", addr, "term", welcome.Term)
+	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
-		a.emit(ctx, lifecycle.Connected{Term: welcome.Term})
+		a.emit(ctx, lifecycle.Connected{Term: welcome.Term, Plain: welcome.Capability < stampsSince})
 	}
 	if a.cfg.Ready != nil {
 		a.ready.Do(a.cfg.Ready)
 	}
-	err = a.carry(ctx, l)
+	var next *established
+	err := a.carry(ctx, l, dialer, func(ctx context.Context) (err error) {
+		next, err = a.seek(ctx, dialer, e, d)
+		return err
+	})
 	a.mu.Lock()
 	a.link = nil
 	a.mu.Unlock()
 	a.emit(ctx, lifecycle.Disconnected{})
-	return cause(conn, err)
+	return next, cause(conn, err)
 }
 
-// cause prefers what ended the connection over how a stream noticed it.
+// cause prefers what ended the connection over how a stream noticed it. Where
+// this agent has closed the connection, err is why.
 func cause(conn transport.Session, err error) error {
-	if _, ok := errors.AsType[*refusedError](err); ok {
+	if _, ok := errors.AsType[*refusedError](err); ok || conn.Context().Err() == nil {
 		return err
 	}
-	if conn.Context().Err() != nil {
-		return context.Cause(conn.Context())
+	ended := context.Cause(conn.Context())
+	if closed, ok := errors.AsType[*transport.CloseError](ended); ok && !closed.Remote {
+		return err
 	}
-	return err
+	return ended
 }
 
 func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, wire.Welcome, error) {
@@ -131,6 +155,7 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 	hello := wire.Hello{
 		Capability: wire.Capability, Agent: a.id, Version: a.cfg.Version, Hostname: a.host,
 		BootID: a.cfg.BootID, Capacity: a.capacity, Epoch: a.epoch,
+		BundleVersion: a.cred.Get().Bundle.Version, Beat: a.keep.Interval(),
 	}
 	a.mu.Unlock()
 	control := wire.NewConn(st, wire.MaxControl)
@@ -165,46 +190,16 @@ func (a *Agent) adopt(w wire.Welcome) error {
 			}
 		}
 	}
-	cred := a.cred.Get()
-	if len(w.Bundle) == 0 || w.BundleVersion <= cred.Bundle.Version {
-		return nil
-	}
-	return a.store(cred.Chain.Certificate, w.Bundle, w.BundleVersion)
-}
-
-// store replaces certificate and bundle; the key stays.
-func (a *Agent) store(chain [][]byte, bundlePEM []byte, version uint64) error {
-	old := a.cred.Get()
-	bundle := old.Bundle
-	if len(bundlePEM) > 0 && version >= bundle.Version {
-		var err error
-		if bundle, err = pki.ParseBundle(bundlePEM, version); err != nil {
-			return fmt.Errorf("trust bundle: %w", err)
-		}
-	}
-	key, ok := old.Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	cred, err := pki.NewCredential(chain, key, bundle)
-	if err != nil {
-		return fmt.Errorf("new certificate: %w", err)
-	}
-	if cred.Identity != old.Identity {
-		return fmt.Errorf("the new certificate is %s's", cred.Identity.Short())
-	}
-	if err := pki.SaveDir(pkiDir(a.cfg.StateDir), cred); err != nil {
-		return err
-	}
-	a.cred.Set(cred)
-	return nil
+	return a.trust(w.Bundle, w.BundleVersion)
 }
 
 // carry runs a session's parts; the first that fails ends the others.
-func (a *Agent) carry(ctx context.Context, l *link) error {
+func (a *Agent) carry(ctx context.Context, l *link, dialer *transport.Dialer, seek func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return seek(ctx) })
 	g.Go(func() error { return a.receive(ctx, l) })
 	g.Go(func() error { return a.send(ctx, l) })
+	g.Go(func() error { return a.roam(ctx, l, dialer) })
 	g.Go(func() error { return a.serve(ctx, l, g) })
 	g.Go(func() error { return a.renew(ctx, l) })
 	g.Go(func() error {
@@ -224,10 +219,6 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 		if err != nil {
 			return fmt.Errorf("read control stream: %w", err)
 		}
-		select {
-		case l.heard <- struct{}{}:
-		default:
-		}
 		switch msg := msg.(type) {
 		case wire.DesiredSet:
 			a.emit(ctx, lifecycle.Desired{Desired: msg.Desired})
@@ -242,208 +233,17 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 				break
 			}
 			a.log.Info("another leader", "term", msg.Term)
-			a.emit(ctx, lifecycle.Connected{Term: msg.Term})
-		case wire.Ask:
+			a.emit(ctx, lifecycle.Connected{Term: msg.Term}) // who says Led knows stamps, too
+		case wire.Ask, wire.Observed:
 			l.queue(msg)
+		case wire.Bundle:
+			if err := a.bundle(l, msg); err != nil {
+				return err
+			}
 		case wire.Goaway:
 			return &refusedError{wire.Refusal{Code: wire.RefusedNotLeader, Text: msg.Text, Leader: msg.Leader}}
 		default:
 			a.log.Warn("message ignored", "type", fmt.Sprintf("%T", msg))
 		}
-	}
-}
-
-// errSilent: the replica does not answer a beat any more.
-var errSilent = fmt.Errorf("the replica was silent for %v after a beat", replyTime)
-
-// maxReport bounds the updates in one message.
-const maxReport = 512
-
-func (a *Agent) send(ctx context.Context, l *link) error {
-	beat := time.NewTicker(l.beat)
-	defer beat.Stop()
-	reply := time.NewTimer(replyTime)
-	defer reply.Stop()
-	if err := l.control.Send(a.readings(ctx)); err != nil {
-		return fmt.Errorf("send readings: %w", err)
-	}
-	for {
-		var msgs []wire.Message
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-l.heard:
-			reply.Stop()
-		case <-reply.C:
-			return errSilent
-		case <-beat.C:
-			msgs = append(msgs, a.readings(ctx))
-			reply.Reset(replyTime)
-		case <-l.wake:
-			if l.takeAsked() {
-				msgs = append(msgs, a.readings(ctx))
-			}
-			msgs = append(msgs, l.take()...)
-		}
-		for _, m := range msgs {
-			if err := l.control.Send(m); err != nil {
-				return fmt.Errorf("send %T: %w", m, err)
-			}
-		}
-	}
-}
-
-// take empties the outbox. The capacity goes first: what it takes back must
-// not be offered any longer.
-func (l *link) take() []wire.Message {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []wire.Message
-	if l.capacity != nil {
-		out = append(out, wire.CapacityChanged{Capacity: *l.capacity})
-	}
-	for chunk := range slices.Chunk(l.reports, maxReport) {
-		out = append(out, wire.Report{Updates: chunk})
-	}
-	if l.pull != nil {
-		out = append(out, wire.Pull{Generation: l.pull.Generation, Full: l.pull.Full})
-	}
-	l.capacity, l.reports, l.pull = nil, nil, nil
-	return out
-}
-
-func (l *link) takeAsked() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	asked := l.asked
-	l.asked = false
-	return asked
-}
-
-// serve answers the streams that the replica opens: requests for logs.
-func (a *Agent) serve(ctx context.Context, l *link, g *errgroup.Group) error {
-	for {
-		st, err := l.conn.Accept(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Kind() != transport.StreamLogs {
-			st.Reset()
-			continue
-		}
-		g.Go(func() error {
-			defer st.Reset()
-			defer context.AfterFunc(ctx, st.Reset)()
-			if err := a.logs(ctx, st); err != nil && ctx.Err() == nil {
-				a.log.Debug("log stream ended", "error", err)
-			}
-			return nil
-		})
-	}
-}
-
-func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
-	conn := wire.NewConn(st, wire.MaxControl)
-	_ = st.SetDeadline(time.Now().Add(welcomeTime))
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	_ = st.SetDeadline(time.Time{})
-	req, ok := msg.(wire.LogsRequest)
-	if !ok {
-		return fmt.Errorf("%T on a log stream", msg)
-	}
-	a.mu.Lock()
-	ended := a.ended[req.Task]
-	a.mu.Unlock()
-	if ended == nil { // not held any more: what there is, is all
-		ended = make(chan struct{})
-		close(ended)
-	}
-	// A follower that goes away is noticed even while nothing is printed.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	context.AfterFunc(ctx, st.Reset)
-	go func() {
-		defer cancel()
-		_, _ = conn.Recv()
-	}()
-	tail := req.Tail // -1 is all on the wire, 0 is all in the log
-	if tail <= 0 {
-		tail = -tail - 1
-	}
-	opts := tasklog.Options{Follow: req.Follow, Tail: tail, Stdout: req.Stdout, Stderr: req.Stderr, Ended: ended}
-	err = a.cfg.Logs.Read(ctx, req.Task, opts, func(stderr bool, data []byte) error {
-		for chunk := range slices.Chunk(data, wire.MaxLogChunk) {
-			if err := conn.Send(wire.LogChunk{Stderr: stderr, Data: chunk}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedNotFound, Text: err.Error()}))
-	}
-	if err := conn.Send(wire.LogEnd{}); err != nil {
-		return err
-	}
-	if err := st.Close(); err != nil {
-		return err
-	}
-	<-ctx.Done() // until the reader has it all
-	return nil
-}
-
-// renew asks for the next certificate at a random point of this one's life.
-func (a *Agent) renew(ctx context.Context, l *link) error {
-	for {
-		at := pki.RenewAt(a.cred.Get().Leaf(), rand.Float64())
-		if !sleep(ctx, time.Until(at)) {
-			return ctx.Err()
-		}
-		if err := a.renewOnce(ctx, l); err != nil {
-			a.log.Error("certificate not renewed", "not_after", a.cred.Get().Leaf().NotAfter, "error", err)
-			if !sleep(ctx, time.Minute) {
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-func (a *Agent) renewOnce(ctx context.Context, l *link) error {
-	key, ok := a.cred.Get().Chain.PrivateKey.(crypto.Signer)
-	if !ok {
-		return errors.New("the key cannot sign")
-	}
-	csr, err := pki.NewCSR(key)
-	if err != nil {
-		return err
-	}
-	st, err := l.conn.Open(ctx, transport.StreamRenew)
-	if err != nil {
-		return err
-	}
-	defer st.Reset()
-	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
-	conn := wire.NewConn(st, wire.MaxControl)
-	if err := conn.Send(wire.RenewRequest{CSR: csr}); err != nil {
-		return err
-	}
-	msg, err := conn.Recv()
-	if err != nil {
-		return err
-	}
-	switch msg := msg.(type) {
-	case wire.Certificate:
-		if err := a.store(msg.Chain, msg.Bundle, msg.BundleVersion); err != nil {
-			return err
-		}
-		a.log.Info("certificate renewed", "not_after", a.cred.Get().Leaf().NotAfter)
-		return nil
-	case wire.Refusal:
-		return &refusedError{msg}
-	default:
-		return fmt.Errorf("%T instead of a certificate", msg)
 	}
 }

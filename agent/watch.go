@@ -109,6 +109,8 @@ func (a *Agent) look(ctx context.Context) {
 		a.mu.Lock()
 		devices = a.devices // what was known; health says the rest
 		a.mu.Unlock()
+	} else {
+		a.seen.Do(func() { close(a.looked) })
 	}
 	devices = slices.Clone(devices)
 	slices.SortFunc(devices, func(x, y gpu.Device) int { return cmp.Compare(x.UUID, y.UUID) })
@@ -186,10 +188,10 @@ func (a *Agent) setRuntime(err error) {
 	}
 }
 
-// readings are the momentary state, sent with every beat.
+// readings are the momentary state, sent when they have changed.
 func (a *Agent) readings(ctx context.Context) wire.Readings {
-	r := fleet.Readings{Time: time.Now()}
-	a.meter.Read(a.cfg.StateDir, &r)
+	r := fleet.Readings{Time: a.now(), ClockOff: a.clockOff(), Bundle: a.cred.Get().Bundle.Version}
+	a.cfg.Meter(a.cfg.StateDir, &r)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if g, err := a.cfg.Devices.Readings(ctx); err == nil {

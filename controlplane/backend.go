@@ -46,7 +46,7 @@ func (r *Replica) Soft(ctx context.Context) (api.Soft, error) {
 			session := l.Session(id)
 			s := t.desk.Soft(id, session)
 			soft.Agents[id] = api.AgentSoft{
-				Free: l.Free(id), Connected: session != 0, Since: s.Since, LastSeen: s.LastSeen,
+				Free: l.Free(id), Orphans: l.Orphans(id), Connected: session != 0, Since: s.Since, LastSeen: s.LastSeen,
 				Link: s.Link, Remote: s.Remote, Replica: s.Replica, Version: s.Version, Readings: s.Readings,
 			}
 		}

@@ -3,11 +3,23 @@
 //
 //	err := controlplane.Init(ctx, opts)        // the first replica, once
 //	err := controlplane.Join(ctx, line, opts)  // every other replica, once
+//	_, _, err := controlplane.Restore(ctx, o)  // instead of Init, from a snapshot
 //	err := controlplane.Run(ctx, cfg)          // serve until ctx ends
 //
 // The decisions are made in the core (packages leader, allocator, state and
 // framework); here is the I/O: Raft behind package registrar, agents behind
 // package sessions, people behind package api.
+//
+// The leader also keeps the trio at strength (autopilot.go): it asks the others
+// how they are, lets newcomers follow before they vote, and removes a dead one
+// when its replacement votes.
+//
+// Clocks may be wrong and may be set. Leases, offers, filters, the wait before an
+// agent counts as unreachable and Raft's time-outs run on what time.Now measures
+// within one process, which a step of the clock does not touch; nothing that is
+// compared with it comes out of the log. What is an instant by its nature is
+// judged by the clock of the replica that leads: join tokens, tokens and
+// certificates of principals, maintenance windows.
 //
 // Everything of a replica lies in one data directory:
 //

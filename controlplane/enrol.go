@@ -13,7 +13,6 @@ import (
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/enroll"
-	"github.com/tenderfleet/tender/transport/wire"
 )
 
 // registry is enrol's view of the replicated state.
@@ -97,16 +96,6 @@ func (r *Replica) life(k pki.Kind) time.Duration {
 		return r.cfg.AgentCertLife
 	}
 	return leafLife
-}
-
-// renew answers an agent's renewal over its own session.
-func (r *Replica) renew(ctx context.Context, peer pki.Identity, csr []byte) (wire.Certificate, error) {
-	chain, err := enroll.SignRenewal(ctx, recordingSigner{r}, peer, csr)
-	if err != nil {
-		return wire.Certificate{}, err
-	}
-	b := r.bundle()
-	return wire.Certificate{Chain: chain, Bundle: b.PEM(), BundleVersion: b.Version}, nil
 }
 
 // Join returns the line for a new party, complete but for secret and expiry.

@@ -58,41 +58,47 @@ func Init(ctx context.Context, o InitOptions) (Initialised, error) {
 	if err != nil {
 		return Initialised{}, fmt.Errorf("make root: %w", err)
 	}
-	if err := d.sealRoot(rootKey); err != nil {
-		return Initialised{}, err
-	}
-	interKey, csr, err := newKeyAndCSR()
-	if err != nil {
-		return Initialised{}, err
-	}
-	inter, err := pki.SignIntermediate(root, rootKey, csr, o.TrustDomain, now, intermediateLife)
-	if err != nil {
-		return Initialised{}, fmt.Errorf("sign intermediate: %w", err)
-	}
-	if err := d.saveIntermediate(interKey, inter); err != nil {
-		return Initialised{}, err
-	}
-	auth, err := authority.New(authority.Config{TrustDomain: o.TrustDomain, Root: root, Intermediate: inter, IntermediateKey: interKey})
-	if err != nil {
-		return Initialised{}, err
-	}
-	bundle, err := pki.NewBundle(1, root)
-	if err != nil {
-		return Initialised{}, err
-	}
 	self := identity{ID: o.ID, TrustDomain: o.TrustDomain, Addr: o.Addr, Bootstrap: true}
-	if err := issue(ctx, auth, bundle, self.spiffe(), d.pki()); err != nil {
-		return Initialised{}, err
-	}
-	op := pki.Identity{TrustDomain: o.TrustDomain, Kind: pki.KindOperator, ID: "admin"}
-	if err := issue(ctx, auth, bundle, op, d.operator()); err != nil {
-		return Initialised{}, err
-	}
-	// Last: a directory with replica.json is complete.
-	if err := d.save(self); err != nil {
+	if err := d.found(ctx, root, rootKey, 1, self); err != nil {
 		return Initialised{}, err
 	}
 	return Initialised{Pin: pki.Pin(root), RootKeyFile: d.rootKey(), PassphraseFile: d.passphrase(), OperatorDir: d.operator()}, nil
+}
+
+// found makes a first replica below a root: its authority, its certificate and
+// an operator's credential.
+func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypto.Signer, bundleVersion uint64, self identity) error {
+	if err := d.sealRoot(rootKey); err != nil {
+		return err
+	}
+	interKey, csr, err := newKeyAndCSR()
+	if err != nil {
+		return err
+	}
+	inter, err := pki.SignIntermediate(root, rootKey, csr, self.TrustDomain, time.Now(), intermediateLife)
+	if err != nil {
+		return fmt.Errorf("sign intermediate: %w", err)
+	}
+	if err := d.saveIntermediate(interKey, inter); err != nil {
+		return err
+	}
+	auth, err := authority.New(authority.Config{TrustDomain: self.TrustDomain, Root: root, Intermediate: inter, IntermediateKey: interKey})
+	if err != nil {
+		return err
+	}
+	bundle, err := pki.NewBundle(bundleVersion, root)
+	if err != nil {
+		return err
+	}
+	if err := issue(ctx, auth, bundle, self.spiffe(), d.pki()); err != nil {
+		return err
+	}
+	op := pki.Identity{TrustDomain: self.TrustDomain, Kind: pki.KindOperator, ID: "admin"}
+	if err := issue(ctx, auth, bundle, op, d.operator()); err != nil {
+		return err
+	}
+	// Last: a directory with replica.json is complete.
+	return d.save(self)
 }
 
 // sealRoot writes the root key encrypted. The passphrase lies beside it until
@@ -206,7 +212,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaI
 		return "", err
 	}
 	req.IntermediateCSR, req.Addr = interCSR, o.Addr
-	reply, err := transport.EnrolFrom(ctx, o.Conn, line, req)
+	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn}, line, req)
 	if err != nil {
 		return "", err
 	}

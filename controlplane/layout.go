@@ -41,6 +41,8 @@ type identity struct {
 	// Addr is where agents and the other replicas reach this one.
 	Addr      string `json:"addr"`
 	Bootstrap bool   `json:"bootstrap,omitempty"`
+	// Member: it has held a log. Without that log it must not start again.
+	Member bool `json:"member,omitempty"`
 }
 
 // ErrNotInitialised marks a data directory without a replica.
@@ -166,4 +168,15 @@ func CheckAddr(addr string) (string, error) {
 // local is the identity of the replica's own certificates.
 func (id identity) spiffe() pki.Identity {
 	return pki.Identity{TrustDomain: id.TrustDomain, Kind: pki.KindReplica, ID: string(id.ID)}
+}
+
+// born keeps that this replica has a log now.
+func (r *Replica) born() error {
+	self := r.self
+	self.Member = true
+	if err := r.dir.save(self); err != nil {
+		return err
+	}
+	r.self = self
+	return nil
 }

@@ -98,10 +98,11 @@ func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 		return fmt.Errorf("follow the log: %w", err)
 	}
 	t := &term{r: r, number: number, commit: make(chan struct{}), queries: make(chan func(*leader.Leader)), done: ctx.Done(), wake: make(chan struct{}, 1), acks: map[uint64][]wire.Ack{}, reserving: map[uint64]chan<- state.Result{}}
-	t.core = leader.New(r.cfg.Leader, st, number, time.Now())
+	fence := st.Fence(number)
+	t.core = leader.New(r.cfg.Leader, st, fence, time.Now())
 	t.hub = mesosv1.NewHub(t.done, t.deliver)
 	t.run = framework.NewRun(st, func(id fleet.TaskID) *state.Task { return t.core.State().Tasks[id] })
-	t.desk = r.mgr.Lead(number)
+	t.desk = r.mgr.Lead(fence)
 	defer t.desk.Yield()
 	r.lead.Store(t)
 	defer r.lead.CompareAndSwap(t, nil)
@@ -264,29 +265,6 @@ func (t *term) query(ctx context.Context, fn func(*leader.Leader)) error {
 	}
 }
 
-// tend does a new leader's chores: it records the trust domain and itself, and
-// makes voters of replicas that have joined and answer. Until they answer they
-// are not counted, so that a replica that never starts cannot stop the others.
-func (r *Replica) tend(ctx context.Context) error {
-	if err := r.introduce(ctx); err != nil {
-		return err
-	}
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		for _, n := range r.newcomers() {
-			if err := r.promote(ctx, n); err != nil && ctx.Err() == nil {
-				r.log.Debug("replica does not answer yet", "replica", n.ID, "error", err)
-			}
-		}
-	}
-}
-
 func (r *Replica) introduce(ctx context.Context) error {
 	b := r.bundle()
 	cmds := []state.Command{{Bootstrap: &state.Bootstrap{TrustDomain: r.self.TrustDomain, Bundle: b.PEM()}}}
@@ -334,38 +312,6 @@ func (r *Replica) firstOperator() *state.Principal {
 		return nil
 	}
 	return &state.Principal{ID: id.ID, Kind: state.KindOperator, AllRoles: true, CertNotAfter: cred.Leaf().NotAfter}
-}
-
-// newcomers are admitted replicas that are not yet voters.
-func (r *Replica) newcomers() []state.Replica {
-	voters := map[fleet.ReplicaID]bool{}
-	for _, m := range r.raft.Replicas() {
-		voters[m.ID] = m.Voter
-	}
-	var out []state.Replica
-	r.raft.Stale(func(s *state.State) {
-		for _, id := range state.SortedKeys(s.Replicas) {
-			if !voters[id] {
-				out = append(out, *s.Replicas[id])
-			}
-		}
-	})
-	return out
-}
-
-func (r *Replica) promote(ctx context.Context, n state.Replica) error {
-	dialCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	s, err := r.port.Dial(dialCtx, n.Addr, transport.ALPNRaft, expectReplica(n.ID))
-	if err != nil {
-		return err
-	}
-	_ = s.Close(transport.CodeOK, "")
-	if err := r.raft.AddVoter(ctx, n.ID, n.Addr); err != nil {
-		return err
-	}
-	r.log.Info("replica joined the trio", "replica", n.ID, "addr", n.Addr)
-	return nil
 }
 
 func expectReplica(id fleet.ReplicaID) func(pki.Identity) error {

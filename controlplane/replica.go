@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,7 +35,8 @@ type Config struct {
 	// Listen is the address of the UDP and TCP port, ":7443" by default.
 	Listen string
 	// Conn and API replace the two ports; the replica closes them. With a Conn
-	// and without an API, nothing is served over TCP unless Listen is set.
+	// and without an API, nothing is served over TCP unless Listen is set. Over
+	// API come sessions of agents, too.
 	Conn net.PacketConn
 	API  net.Listener
 	// Dial replaces the network for HTTPS to other replicas; nil is the machine's.
@@ -52,6 +53,13 @@ type Config struct {
 	// Patience multiplies Raft's time-outs, for machines so busy or with disks
 	// so slow that a leader would lose its office for that; zero means 1.
 	Patience int
+	// Timing holds Raft's time-outs; the zero value is TimingDefault.
+	Timing Timing
+	// Reserve is how many bytes of free disk a leader wants before it hands over;
+	// zero is registrar.DefaultReserve.
+	Reserve uint64
+	// Capability is registrar.Config's.
+	Capability uint64
 	// Schedulers is how outside schedulers connect, besides the HTTPS port.
 	Schedulers Schedulers
 	// Leader holds the offer cycle's times.
@@ -63,18 +71,22 @@ type Config struct {
 
 // Replica is one running member of the control plane.
 type Replica struct {
-	cfg   Config
-	dir   layout
-	self  identity
-	log   *slog.Logger
-	cred  *pki.Holder
-	root  *x509.Certificate
-	auth  *authority.Authority
-	port  *transport.Endpoint
-	raft  *registrar.Raft
-	mgr   *sessions.Manager
-	enrol *enroll.Server
-	lead  atomic.Pointer[term]
+	cfg  Config
+	dir  layout
+	self identity
+	log  *slog.Logger
+	cred *pki.Holder
+	// storing is held by who writes a newer credential.
+	storing sync.Mutex
+	root    *x509.Certificate
+	auth    *authority.Authority
+	port    *transport.Endpoint
+	raft    *registrar.Raft
+	mgr     *sessions.Manager
+	enrol   *enroll.Server
+	lead    atomic.Pointer[term]
+	// members is what is known of the replicas while this one leads.
+	members members
 	// opened is set when raft can be asked: handshakes begin before that.
 	opened atomic.Bool
 }
@@ -109,23 +121,31 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.API == nil && cfg.Conn != nil && cfg.Listen != "" {
+		if cfg.API, err = net.Listen("tcp", cfg.Listen); err != nil {
+			return nil, fmt.Errorf("open the API's port: %w", err)
+		}
+	}
 	r.port, err = transport.Listen(transport.Config{
-		Addr: cfg.Listen, Conn: cfg.Conn, Holder: r.cred, Allow: r.allow, StatelessResetKey: reset, Log: cfg.Log,
+		Addr: cfg.Listen, Conn: cfg.Conn, TCP: cfg.API, Holder: r.cred, Allow: r.allow, StatelessResetKey: reset, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	patience := time.Duration(max(1, cfg.Patience))
+	timing := cfg.Timing.orDefault()
 	r.raft, err = registrar.Open(registrar.Config{
 		ID: r.self.ID, Addr: r.self.Addr, Dir: r.dir.raft(), Bootstrap: r.self.Bootstrap, Endpoint: r.port, Log: cfg.Log,
-		Heartbeat: patience * registrar.DefaultHeartbeat, Election: patience * registrar.DefaultElection, Lease: patience * registrar.DefaultLease,
+		Member: r.self.Member, Born: r.born, Version: cfg.Version, Reserve: cfg.Reserve, Capability: cfg.Capability,
+		Heartbeat: patience * timing.Heartbeat, Election: patience * timing.Election, Lease: patience * timing.Lease,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.port.Close())
 	}
 	r.opened.Store(true)
 	r.mgr = sessions.New(sessions.Config{
-		Replica: r.self.ID, TrustDomain: r.self.TrustDomain, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs, Renew: r.renew,
+		Replica: r.self.ID, TrustDomain: r.self.TrustDomain, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs,
+		AdmitKey: r.admitKey, Renew: r.renew, Stored: r.stored,
 		Leader: func() string { _, addr := r.raft.Leader(); return addr },
 		Agent:  r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
@@ -136,6 +156,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
 		SignIntermediate: signIntermediate, Rate: r.cfg.EnrolRate, Log: cfg.Log,
+		Healer: healer{r}, Key: r.ownKey,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
@@ -148,7 +169,7 @@ func (r *Replica) openPKI() error {
 	if err != nil {
 		return err
 	}
-	r.cred, r.root = pki.NewHolder(cred), cred.Bundle.Roots[0]
+	r.cred = pki.NewHolder(cred)
 	data, err := os.ReadFile(r.dir.interKey())
 	if err != nil {
 		return fmt.Errorf("open authority: %w", err)
@@ -161,6 +182,7 @@ func (r *Replica) openPKI() error {
 	if err != nil {
 		return fmt.Errorf("open authority: %w", err)
 	}
+	r.root = issuerOf(inter, cred.Bundle)
 	r.auth, err = authority.New(authority.Config{
 		TrustDomain: r.self.TrustDomain, Root: r.root, Intermediate: inter, IntermediateKey: key,
 		MinLife: min(r.life(pki.KindAgent), authority.DefaultMinLife),
@@ -177,6 +199,8 @@ func (r *Replica) openPKI() error {
 // renewSelf signs this replica's next certificate with its own authority: a
 // replica that was off for long comes back without help.
 func (r *Replica) renewSelf(ctx context.Context) error {
+	r.storing.Lock()
+	defer r.storing.Unlock()
 	old := r.cred.Get()
 	if err := issue(ctx, r.auth, old.Bundle, old.Identity, r.dir.pki()); err != nil {
 		return fmt.Errorf("renew own certificate: %w", err)
@@ -192,16 +216,16 @@ func (r *Replica) renewSelf(ctx context.Context) error {
 
 // Serve does what Run does after Open.
 func (r *Replica) Serve(ctx context.Context) error {
-	public, local, err := r.listen()
+	local, err := r.listenLocal()
 	if err != nil {
 		return errors.Join(err, r.raft.Close(), r.port.Close())
 	}
 	plain, err := r.cfg.Schedulers.listen()
 	if err != nil {
-		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(public, local))
+		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(local))
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed}
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r}
 	forward := &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 		DialContext: r.cfg.Dial,
@@ -216,11 +240,11 @@ func (r *Replica) Serve(ctx context.Context) error {
 	g.Go(func() error { return r.watchRevocations(ctx) })
 	g.Go(func() error { return r.mgr.Watch(ctx) })
 	g.Go(func() error { return r.campaign(ctx) })
+	g.Go(func() error { return r.failed(ctx) })
 	g.Go(func() error { return r.renewing(ctx) })
-	if public != nil {
-		g.Go(func() error {
-			return serveHTTP(ctx, tls.NewListener(public, pki.ServerTLS(r.cred, r.allow, pki.ALPNHTTP2, pki.ALPNHTTP1)), handler, r.log)
-		})
+	g.Go(func() error { return r.trust(ctx) })
+	if public := r.port.HTTP(); public != nil {
+		g.Go(func() error { return serveHTTP(ctx, public, handler, r.log) })
 	}
 	if local != nil {
 		g.Go(func() error { return serveHTTP(ctx, local, api.Handler(r, opts), r.log) })
@@ -243,20 +267,6 @@ func (r *Replica) Serve(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// listen opens the API's ports; either may be nil.
-func (r *Replica) listen() (public, local net.Listener, err error) {
-	public = r.cfg.API
-	if public == nil && r.cfg.Listen != "" {
-		if public, err = net.Listen("tcp", r.cfg.Listen); err != nil {
-			return nil, nil, fmt.Errorf("open the API's port: %w", err)
-		}
-	}
-	if local, err = r.listenLocal(); err != nil && public != nil {
-		err = errors.Join(err, public.Close())
-	}
-	return public, local, err
 }
 
 // handOver gives leadership to another replica, if there is one and this
@@ -364,8 +374,7 @@ func (r *Replica) admit(ctx context.Context, s transport.Session) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	st, err := s.Accept(ctx)
-	if err == nil && st.Kind() == transport.StreamEnrol {
-		_ = r.enrol.Serve(ctx, st, transport.RemoteAddr(s)) // logged there
+	if err == nil && r.answer(ctx, s, st) {
 		_ = st.Close()
 		select { // closing at once would overtake the reply
 		case <-s.Context().Done():

@@ -125,6 +125,7 @@ func verifyClient(h *Holder, allow Authorize, cs tls.ConnectionState) error {
 // The clock is the configuration's Time when set before first use.
 func ClientTLS(h *Holder, expect func(Identity) error, alpn string) *tls.Config {
 	cfg := clientConfig(alpn)
+	judge := h.Judge()
 	// Always our one certificate: Go would send none at all where the server's
 	// list of authorities does not match.
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -135,16 +136,9 @@ func ClientTLS(h *Holder, expect func(Identity) error, alpn string) *tls.Config 
 		return c.client, nil
 	}
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		creds, err := h.load()
+		id, err := judge(cs.PeerCertificates, clock(cfg))
 		if err != nil {
 			return err
-		}
-		id, err := verifyReplica(cs.PeerCertificates, creds.roots, clock(cfg))
-		if err != nil {
-			return err
-		}
-		if own := creds.of.Identity.TrustDomain; id.TrustDomain != own {
-			return fmt.Errorf("%w: %s is not of %s", ErrForeign, id, own)
 		}
 		if expect != nil {
 			return expect(id)
@@ -155,25 +149,15 @@ func ClientTLS(h *Holder, expect func(Identity) error, alpn string) *tls.Config 
 }
 
 // PinnedTLS returns the configuration of a machine that joins: it has no
-// bundle, only the pin of the root, and accepts a replica whose chain ends in
+// bundle, only the pin of the root, and accepts a replica whose chain holds
 // the root of that pin.
 //
 // The clock is the configuration's Time when set before first use.
 func PinnedTLS(pin, alpn string) *tls.Config {
 	cfg := clientConfig(alpn)
+	judge := PinJudge(pin)
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		chain := cs.PeerCertificates
-		if len(chain) == 0 {
-			return ErrNoCertificate
-		}
-		root := chain[len(chain)-1]
-		if got := Pin(root); got != pin || checkRoot(root) != nil {
-			return fmt.Errorf("%w: the line says %s, the server shows %s; "+
-				"check the address, or ask for a new join line", ErrWrongPin, pin, got)
-		}
-		pool := x509.NewCertPool()
-		pool.AddCert(root)
-		_, err := verifyReplica(chain, pool, clock(cfg))
+		_, err := judge(cs.PeerCertificates, clock(cfg))
 		return err
 	}
 	return cfg

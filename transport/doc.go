@@ -1,5 +1,9 @@
 // Package transport carries sessions between the parties of a fleet: QUIC with
-// mutual TLS 1.3 on one UDP port, told apart by ALPN.
+// mutual TLS 1.3 on one UDP port, told apart by ALPN. Where UDP does not pass,
+// the sessions of agents go over TLS on the TCP port of the same number, their
+// streams carried by yamux: same streams, same close codes, same errors. Dial
+// finds out which by a short race, and LinkOf tells. Replicas speak QUIC alone
+// among themselves.
 //
 // An agent dials, since nothing at a site listens. Dial returns before the
 // replica has judged the certificate, so a session is good only once the peer
@@ -36,6 +40,9 @@
 // A session has streams of a kind; either side opens and accepts them. A
 // stream is released once it was closed and read to its end, or reset.
 //
+// The TCP port serves HTTP, too: Endpoint.HTTP is the listener for an
+// http.Server.
+//
 // Pair is the in-memory twin of a session; transporttest.Run is the suite that
-// both pass.
+// all three pass.
 package transport

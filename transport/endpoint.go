@@ -44,9 +44,13 @@ var ErrWrongKind = errors.New("identity of the wrong kind")
 
 // Config is what a replica listens with.
 type Config struct {
-	Addr string // "host:port" of the UDP port, for example ":7443"
-	// Conn replaces the UDP socket; the Endpoint closes it.
+	// Addr is "host:port" of the UDP port and of the TCP port, for example
+	// ":7443".
+	Addr string
+	// Conn and TCP replace the two; the Endpoint closes them. With a Conn and
+	// without a TCP nothing is served over TCP.
 	Conn   net.PacketConn
+	TCP    net.Listener
 	Holder *pki.Holder
 	// Allow decides in every handshake, after the kind was checked. It must not
 	// block; a nil Allow refuses everybody.
@@ -58,13 +62,15 @@ type Config struct {
 	Log               *slog.Logger
 }
 
-// Endpoint is a replica's UDP port: it listens for every protocol and dials
-// the other replicas from the same address.
+// Endpoint is a replica's port: it listens for every protocol over UDP, and
+// over TCP for those of agents and of HTTP, and dials the other replicas from
+// the same UDP address.
 type Endpoint struct {
 	cfg      Config
 	socket   *socket
 	listener *quic.Listener
-	queues   map[string]chan *quicSession
+	tcp      *tcpPort // nil without a TCP port
+	queues   map[string]chan Session
 
 	handshakes atomic.Int64
 	ctx        context.Context
@@ -80,20 +86,26 @@ func Listen(cfg Config) (*Endpoint, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s, err := openSocket(cfg.Conn, cfg.Addr)
+	s, ln, err := openPorts(cfg)
 	if err != nil {
 		return nil, err
 	}
-	e := &Endpoint{cfg: cfg, socket: s, queues: make(map[string]chan *quicSession)}
+	e := &Endpoint{cfg: cfg, socket: s, queues: make(map[string]chan Session)}
 	e.ctx, e.stop = context.WithCancel(context.Background())
+	if ln != nil {
+		e.tcp = newTCPPort(ln)
+	}
 	for alpn, p := range protocols {
-		e.queues[alpn] = make(chan *quicSession, p.queue)
+		e.queues[alpn] = make(chan Session, p.queue)
 	}
 	if err := e.listen(); err != nil {
 		e.stop()
-		return nil, errors.Join(fmt.Errorf("listen: %w", err), s.close(CodeOK, ""))
+		return nil, errors.Join(fmt.Errorf("listen: %w", err), s.close(CodeOK, ""), e.tcp.close())
 	}
 	e.wg.Go(e.acceptLoop)
+	if e.tcp != nil {
+		e.wg.Go(e.acceptTCP)
+	}
 	return e, nil
 }
 
@@ -129,6 +141,9 @@ func (e *Endpoint) allow(id pki.Identity, leaf *x509.Certificate, alpn string) e
 }
 
 func (e *Endpoint) judge(id pki.Identity, leaf *x509.Certificate, alpn string) error {
+	if pki.IsHTTP(alpn) && e.cfg.Allow != nil {
+		return e.cfg.Allow(id, leaf, alpn) // who may use the API is its owner's to say
+	}
 	if want := protocols[alpn].kind; want == "" || id.Kind != want {
 		return fmt.Errorf("%w: %s does not speak %s", ErrWrongKind, id.Short(), alpn)
 	}
@@ -170,12 +185,25 @@ func (e *Endpoint) acceptLoop() {
 			e.refuse(conn, CodeProtocol, "")
 			continue
 		}
-		select {
-		case e.queues[alpn] <- ses:
-		default:
-			e.cfg.Log.Warn("session refused", "peer", ses.peer.String(), "protocol", alpn, "error", "too many wait to be accepted")
-			e.refuse(conn, CodeBusy, "too many connections at a time")
+		if !e.offer(ses, alpn) {
+			e.refuse(conn, CodeBusy, tooMany)
 		}
+	}
+}
+
+const (
+	tooMany  = "too many connections at a time"
+	stopping = "the replica is stopping"
+)
+
+// offer puts a session where Accept finds it, unless too many wait there.
+func (e *Endpoint) offer(ses Session, alpn string) bool {
+	select {
+	case e.queues[alpn] <- ses:
+		return true
+	default:
+		e.cfg.Log.Warn("session refused", "peer", ses.Peer().String(), "protocol", alpn, "error", "too many wait to be accepted")
+		return false
 	}
 }
 
@@ -194,7 +222,7 @@ func (e *Endpoint) Accept(ctx context.Context, alpn string) (Session, error) {
 	for {
 		select {
 		case ses := <-queue:
-			if ses.ctx.Err() == nil {
+			if ses.Context().Err() == nil {
 				return ses, nil // one that ended while it waited is not worth a word
 			}
 		case <-ctx.Done():
@@ -214,13 +242,13 @@ func (e *Endpoint) Dial(ctx context.Context, addr, alpn string, expect func(pki.
 	return s, nil
 }
 
-// Addr is the address of the port.
+// Addr is the address of the UDP port.
 func (e *Endpoint) Addr() net.Addr { return e.socket.conn.LocalAddr() }
 
 // Close tells every session that the replica is stopping, then frees the port.
 func (e *Endpoint) Close() error {
 	e.stop()
-	err := e.listener.Close()
+	err := errors.Join(e.listener.Close(), e.tcp.close())
 	e.wg.Wait()
-	return errors.Join(err, e.socket.close(CodeDraining, "the replica is stopping"))
+	return errors.Join(err, e.socket.close(CodeDraining, stopping))
 }

@@ -66,9 +66,17 @@ func (e *CloseError) Unwrap() error { return net.ErrClosed }
 type DialError struct {
 	Addr, ALPN string
 	Err        error
+	TCP        error // why it did not go over TCP either, where that was tried
 }
 
-func (e *DialError) Error() string { return "dial " + e.ALPN + " at " + e.Addr + ": " + e.Err.Error() }
+func (e *DialError) Error() string {
+	text := "dial " + e.ALPN + " at " + e.Addr + ": " + e.Err.Error()
+	if e.TCP != nil {
+		text += "; over TCP: " + e.TCP.Error()
+	}
+	return text
+}
+
 func (e *DialError) Unwrap() error { return e.Err }
 
 // kindError puts a kind before the cause that quic-go gave.
@@ -146,9 +154,12 @@ func Explain(err error) string {
 	if err == nil {
 		return ""
 	}
-	addr, port, alpn := "the replica", "of the replica", "this protocol"
+	addr, port, alpn, udp := "the replica", "of the replica", "this protocol", "UDP"
 	if d, ok := errors.AsType[*DialError](err); ok {
 		addr, alpn = d.Addr, d.ALPN
+		if d.TCP != nil {
+			udp = "UDP or TCP"
+		}
 		if _, p, err := net.SplitHostPort(d.Addr); err == nil {
 			port = p
 		}
@@ -163,7 +174,7 @@ func Explain(err error) string {
 	case errors.Is(err, ErrPeerDistrusted):
 		return explainDistrust(err, addr)
 	case errors.Is(err, ErrUnreachable), errors.Is(err, context.DeadlineExceeded):
-		return "No answer from " + addr + ". Is UDP port " + port + " open on the way, and is tenderd running there?"
+		return "No answer from " + addr + ". Is " + udp + " port " + port + " open on the way, and is tenderd running there?"
 	case errors.Is(err, ErrIdle):
 		return "Nothing came from " + addr + " for too long. Is this machine's network up, and does UDP port " + port + " still pass?"
 	case errors.Is(err, ErrPeerRestarted):
@@ -206,6 +217,7 @@ var closeAdvice = map[Code]string{
 	CodeOK:           "Nothing to do.",
 	CodeDraining:     "The replica is stopping; try another one.",
 	CodeRevoked:      "This identity was revoked; an operator must admit the machine again.",
+	CodeCloned:       "This machine's disk is a copy of another's: stop tender-agent here, remove its state directory and join with a new join line.",
 	CodeReplaced:     "The same identity opened a newer session; if this machine did not, its key was copied: revoke it.",
 	CodeProtocol:     "The two sides do not understand each other; install the same version on both.",
 	CodeNotLeader:    "Ask the leader.",

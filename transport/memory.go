@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -14,6 +15,7 @@ import (
 // peer is b, the second b's. It is the twin of a session over QUIC for tests.
 func Pair(a, b pki.Identity) (Session, Session) {
 	l := &memLink{streams: make(map[*memPair]struct{})}
+	_, _ = rand.Read(l.secret[:]) // never fails
 	first, second := newMemSession(l, b), newMemSession(l, a)
 	first.other, second.other = second, first
 	return first, second
@@ -21,6 +23,7 @@ func Pair(a, b pki.Identity) (Session, Session) {
 
 // memLink is what both ends share.
 type memLink struct {
+	secret  [32]byte // what Exporter derives from
 	mu      sync.Mutex
 	streams map[*memPair]struct{} // nil once closed
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -40,6 +39,7 @@ func newQUICSession(conn *quic.Conn) (*quicSession, error) {
 
 func (s *quicSession) link() string             { return "quic" }
 func (s *quicSession) remoteAddr() string       { return s.conn.RemoteAddr().String() }
+func (s *quicSession) received() uint64         { return s.conn.ConnectionStats().PacketsReceived }
 func (s *quicSession) Peer() pki.Identity       { return s.peer }
 func (s *quicSession) Context() context.Context { return s.ctx }
 
@@ -50,10 +50,7 @@ func (s *quicSession) over() { s.cancel(translate(context.Cause(s.conn.Context()
 const maxReason = 256
 
 func (s *quicSession) Close(code Code, reason string) error {
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "")
-	}
-	err := s.conn.CloseWithError(quic.ApplicationErrorCode(code), reason)
+	err := s.conn.CloseWithError(quic.ApplicationErrorCode(code), shorten(reason))
 	s.over() // not only soon: who closed sees it at once
 	return err
 }
@@ -103,9 +100,15 @@ func (s *quicSession) Accept(ctx context.Context) (Stream, error) {
 
 var errBadKind = errors.New("bad stream header")
 
-func readKind(ctx context.Context, st *quic.Stream) (StreamKind, error) {
-	st.SetReadDeadline(time.Now().Add(headerTimeout))
-	stop := context.AfterFunc(ctx, func() { st.SetReadDeadline(time.Unix(1, 0)) })
+// readable is a stream whose kind has not been read yet.
+type readable interface {
+	io.Reader
+	SetReadDeadline(t time.Time) error
+}
+
+func readKind(ctx context.Context, st readable) (StreamKind, error) {
+	_ = st.SetReadDeadline(time.Now().Add(headerTimeout)) // an error shows in Read
+	stop := context.AfterFunc(ctx, func() { _ = st.SetReadDeadline(past) })
 	defer stop()
 	kind, err := parseKind(st)
 	if err != nil {

@@ -109,12 +109,21 @@ func (c Code) String() string {
 	return fmt.Sprintf("code %d", uint64(c))
 }
 
-// LinkOf names what carries s: "quic" or "memory".
+// LinkOf names what carries s: "quic", "tcp" or "memory".
 func LinkOf(s Session) string {
 	if l, ok := s.(interface{ link() string }); ok {
 		return l.link()
 	}
 	return "unknown"
+}
+
+// Received counts what has arrived from the peer, packets or pieces: it moves
+// while the peer lives and answers. It stays zero in memory.
+func Received(s Session) uint64 {
+	if r, ok := s.(interface{ received() uint64 }); ok {
+		return r.received()
+	}
+	return 0
 }
 
 // RemoteAddr is the peer's address and port as this side sees them, for people

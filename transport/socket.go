@@ -8,25 +8,28 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
 )
 
 const (
-	idleTimeout = 60 * time.Second
-	// The leader learns by agentIdleTimeout alone that an agent died without a
-	// word, and offers what it had until then. It is three of the agents' beats.
-	agentIdleTimeout = 30 * time.Second
-	keepAlive        = 15 * time.Second
+	// Who dials an agent/1 session sends a word in it every 15 to 60 seconds,
+	// and both sides notice by that when it stays away. What is here is for
+	// sessions without: QUIC's keep-alive must not add to those words, and
+	// cannot be longer than half the idle timeout.
+	idleTimeout      = 150 * time.Second
+	keepAlive        = 70 * time.Second
+	tcpIdleTimeout   = 80 * time.Second
+	tcpKeepAlive     = 70 * time.Second
 	raftIdleTimeout  = 15 * time.Second
 	raftKeepAlive    = 3 * time.Second
 	enrolIdleTimeout = 15 * time.Second
 	dialTimeout      = 5 * time.Second // without any answer
 	// connectionIDLength 8 makes collisions of tens of thousands unlikely and
-	// costs four bytes a packet.
+	// costs four bytes a packet. Who only dials has a handful.
 	connectionIDLength = 8
+	dialledIDLength    = 4
 )
 
 // quicConfig has what both ends share. Windows begin small, since ten thousand
@@ -43,20 +46,34 @@ func quicConfig() *quic.Config {
 	}
 }
 
+// timing is when a session is kept alive, and when it is given up.
+type timing struct{ idle, keep time.Duration }
+
+func timingOf(alpn string) timing {
+	switch alpn {
+	case ALPNRaft, ALPNRelay:
+		return timing{raftIdleTimeout, raftKeepAlive}
+	case ALPNEnrol:
+		return timing{enrolIdleTimeout, 0}
+	}
+	return timing{idleTimeout, keepAlive}
+}
+
+// tcpTiming is the same over TCP, where a ping is answered within muxWriteTime
+// or never.
+func tcpTiming(alpn string) timing {
+	if t := timingOf(alpn); t.idle < tcpIdleTimeout {
+		return t
+	}
+	return timing{tcpIdleTimeout, tcpKeepAlive}
+}
+
 // dialConfig: only who dials keeps a session alive, since only its side has a
 // NAT to keep open; the server learns of a lost agent by its idle timeout.
 func dialConfig(alpn string) *quic.Config {
-	c := quicConfig()
+	c, t := quicConfig(), timingOf(alpn)
 	c.HandshakeIdleTimeout = dialTimeout
-	c.KeepAlivePeriod = keepAlive
-	switch alpn {
-	case ALPNAgent:
-		c.MaxIdleTimeout = agentIdleTimeout
-	case ALPNRaft, ALPNRelay:
-		c.MaxIdleTimeout, c.KeepAlivePeriod = raftIdleTimeout, raftKeepAlive
-	case ALPNEnrol:
-		c.MaxIdleTimeout, c.KeepAlivePeriod = enrolIdleTimeout, 0
-	}
+	c.MaxIdleTimeout, c.KeepAlivePeriod = t.idle, t.keep
 	return c
 }
 
@@ -65,12 +82,11 @@ type socket struct {
 	conn net.PacketConn
 	tr   *quic.Transport
 
-	mu       sync.Mutex
-	sessions map[*quicSession]struct{} // nil once closed
+	known sessions
 }
 
 // openSocket takes conn over, or binds addr when conn is nil.
-func openSocket(conn net.PacketConn, addr string) (*socket, error) {
+func openSocket(conn net.PacketConn, addr string, idLength int) (*socket, error) {
 	if conn == nil {
 		at, err := net.ResolveUDPAddr("udp", addr)
 		if err != nil {
@@ -81,9 +97,8 @@ func openSocket(conn net.PacketConn, addr string) (*socket, error) {
 		}
 	}
 	return &socket{
-		conn:     conn,
-		tr:       &quic.Transport{Conn: conn, ConnectionIDLength: connectionIDLength},
-		sessions: make(map[*quicSession]struct{}),
+		conn: conn,
+		tr:   &quic.Transport{Conn: conn, ConnectionIDLength: idLength},
 	}, nil
 }
 
@@ -94,43 +109,19 @@ func (s *socket) adopt(conn *quic.Conn) (*quicSession, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	open := s.sessions != nil
-	if open {
-		s.sessions[ses] = struct{}{}
-	}
-	s.mu.Unlock()
-	if !open {
+	if !s.known.add(ses) {
 		ses.cancel(net.ErrClosed)
 		return nil, net.ErrClosed
 	}
 	// Not a goroutine per session: it starts when the connection ends.
-	context.AfterFunc(conn.Context(), func() {
-		s.mu.Lock()
-		delete(s.sessions, ses)
-		s.mu.Unlock()
-		ses.over()
-	})
+	context.AfterFunc(conn.Context(), ses.over)
 	return ses, nil
 }
 
 // close tells every peer, since closing the socket alone tells nobody and
 // leaves them to their idle timeouts, then frees the port.
 func (s *socket) close(code Code, reason string) error {
-	s.mu.Lock()
-	sessions := s.sessions
-	s.sessions = nil
-	s.mu.Unlock()
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 64)
-	for ses := range sessions {
-		slots <- struct{}{}
-		wg.Go(func() {
-			ses.Close(code, reason)
-			<-slots
-		})
-	}
-	wg.Wait()
+	s.known.close(code, reason)
 	return errors.Join(s.tr.Close(), s.conn.Close())
 }
 

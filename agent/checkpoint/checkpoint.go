@@ -21,7 +21,8 @@ var (
 	bucketHead  = []byte("head")
 	bucketTasks = []byte("tasks")
 	keyVersion  = []byte("version")
-	keyHeld     = []byte("held") // term and generation, 8 bytes each
+	keyHeld     = []byte("held")    // term and generation, 8 bytes each
+	keyContact  = []byte("contact") // the last one with the control plane
 	keyLives    = []byte("lives")
 )
 
@@ -92,10 +93,15 @@ func (f *File) init() error {
 func (f *File) Close() error { return f.db.Close() }
 
 // Load reads everything.
-func (f *File) Load() (term, generation uint64, records []lifecycle.Record, err error) {
+func (f *File) Load() (head lifecycle.Head, records []lifecycle.Record, err error) {
 	err = f.db.View(func(tx *bbolt.Tx) error {
 		if held := tx.Bucket(bucketHead).Get(keyHeld); len(held) == 16 {
-			term, generation = binary.BigEndian.Uint64(held), binary.BigEndian.Uint64(held[8:])
+			head.Term, head.Generation = binary.BigEndian.Uint64(held), binary.BigEndian.Uint64(held[8:])
+		}
+		if v := tx.Bucket(bucketHead).Get(keyContact); v != nil {
+			if err := f.dec.Unmarshal(v, &head.Contact); err != nil {
+				return fmt.Errorf("last contact: %w", err)
+			}
 		}
 		return tx.Bucket(bucketTasks).ForEach(func(k, v []byte) error {
 			var r lifecycle.Record
@@ -109,7 +115,7 @@ func (f *File) Load() (term, generation uint64, records []lifecycle.Record, err 
 	if err != nil {
 		err = fmt.Errorf("load checkpoint: %w", err)
 	}
-	return term, generation, records, err
+	return head, records, err
 }
 
 // Begin counts the lives of the agent and returns the number of this one: with
@@ -152,6 +158,13 @@ func (f *File) Write(c Changes) error {
 		}
 		if c.Head == nil {
 			return nil
+		}
+		data, err := f.enc.Marshal(c.Head.Contact)
+		if err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketHead).Put(keyContact, data); err != nil {
+			return err
 		}
 		held := binary.BigEndian.AppendUint64(nil, c.Head.Term)
 		return tx.Bucket(bucketHead).Put(keyHeld, binary.BigEndian.AppendUint64(held, c.Head.Generation))

@@ -25,11 +25,16 @@ func record(id fleet.TaskID) lifecycle.Record {
 		Phase: lifecycle.Ended, Freed: true, Acked: 9,
 		Running: time.Date(2026, 5, 6, 7, 0, 0, 1, time.UTC), Health: fleet.TaskUnhealthy,
 		Checked: fleet.CheckResult{Kind: fleet.CheckHTTP, Known: true, StatusCode: 503},
+		Boot:    "b", Restarts: 3, Tried: 2, Window: time.Date(2026, 5, 6, 7, 1, 0, 0, time.UTC), Next: time.Date(2026, 5, 6, 7, 2, 0, 0, time.UTC),
+		Since: time.Date(2026, 5, 6, 7, 0, 30, 0, time.UTC), Ailing: "its health check failed",
 		Verdict: lifecycle.Verdict{State: fleet.TaskFailed, Reason: fleet.ReasonMaxCompletion, Text: "too long"},
 	}
 	health := fleet.NewHealthCheck(fleet.CheckTCP)
 	r.Assignment.Spec.Health, r.Assignment.Spec.MaxCompletion = &health, time.Hour
 	r.Assignment.Spec.Limits.Mem = fleet.Unlimited
+	r.Assignment.Spec.Restart = fleet.Restart{Attempts: 3, Interval: time.Hour, Delay: time.Second, Mode: fleet.RestartDelay}
+	r.Assignment.Spec.Disconnect = fleet.Disconnect{StopAfter: time.Minute, LostAfter: time.Hour, Replace: true, Reconcile: fleet.ReconcileLongest}
+	r.Assignment.Spec.Exclusive = true
 	r.Reports.Add(fleet.Status{Task: id, State: fleet.TaskFailed, Time: time.Date(2026, 5, 6, 7, 8, 9, 123456789, time.UTC), ExitCode: 7})
 	return r
 }
@@ -45,11 +50,14 @@ func open(t *testing.T, path string) *checkpoint.File {
 }
 
 func TestWhatIsWrittenIsLoadedAgain(t *testing.T) {
+	head := lifecycle.Head{Term: 3, Generation: 8, Contact: lifecycle.Contact{
+		At: time.Date(2026, 5, 6, 7, 8, 9, 1, time.UTC), Boot: "b", Away: time.Minute, Saved: time.Date(2026, 5, 6, 7, 9, 9, 1, time.UTC),
+	}}
 	path := filepath.Join(t.TempDir(), "state", "agent.db")
 	f := open(t, path)
 	if err := f.Write(checkpoint.Changes{
 		Save: []lifecycle.Record{record("t1"), record("t2"), record("t3")},
-		Head: &lifecycle.SaveHead{Term: 3, Generation: 8},
+		Head: &lifecycle.SaveHead{Head: head},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -57,9 +65,9 @@ func TestWhatIsWrittenIsLoadedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	term, gen, got, err := open(t, path).Load()
-	if err != nil || term != 3 || gen != 8 {
-		t.Fatalf("term %d generation %d: %v", term, gen, err)
+	read, got, err := open(t, path).Load()
+	if d := cmp.Diff(head, read); err != nil || d != "" {
+		t.Fatal(d, err)
 	}
 	want := []lifecycle.Record{record("t1"), record("t3")}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(reports.Queue{})); d != "" {

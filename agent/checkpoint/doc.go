@@ -1,8 +1,8 @@
 // Package checkpoint is the agent's durable record: one bbolt file with the
-// generation it holds and a record for each task it answers for.
+// generation it holds, its last contact, and a record for each task it answers for.
 //
 //	cp, err := checkpoint.Open(path)
-//	term, generation, records, err := cp.Load()
+//	head, records, err := cp.Load()
 //	err = cp.Write(changes)        // all of them or none, on the disk when it returns
 //
 // The file is locked: two agents on one directory are refused.

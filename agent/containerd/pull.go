@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+
+	"github.com/tenderfleet/tender/agent/executor"
 )
 
 // pull fetches the image from its registry, for this machine's platform only,
@@ -74,8 +76,8 @@ func pullError(ref string, err error) error {
 	case errors.As(err, &status):
 		return fmt.Errorf("pull image %s: the registry answers %s; try again later: %w", ref, status.Status, err)
 	case errors.As(err, &network):
-		return fmt.Errorf("pull image %s: the registry cannot be reached; check this machine's network, "+
-			"or import the image from an archive: %w", ref, err)
+		return fmt.Errorf("%w: pull image %s: the registry cannot be reached; check this machine's network, "+
+			"or import the image from an archive: %w", executor.ErrNoImage, ref, err)
 	case strings.Contains(err.Error(), "no match for platform"):
 		return invalid("image %s is not made for linux/%s, which this machine is; use another or a constraint on the architecture",
 			ref, runtime.GOARCH)

@@ -13,7 +13,11 @@
 //
 // While a task runs, a Prober, which executors are too, asks it how it is.
 //
-// Errors decide what comes next: ErrUnavailable is tried again, ErrInvalid
-// ends the task as TASK_ERROR, ErrNotFound from Wait as TASK_LOST, any other
-// error of Start as TASK_FAILED. Exit.String is the status message.
+// A task that is started again is removed and started; its log goes on where it
+// was.
+//
+// Errors decide what comes next: ErrUnavailable is tried again, ErrNoImage too,
+// while there may be no network; ErrInvalid ends the task as TASK_FAILED for
+// good, ErrNotFound from Wait as TASK_LOST, and any other error of Start is a
+// crash to its restart policy. Exit.String is the status message.
 package executor

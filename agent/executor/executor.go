@@ -17,6 +17,9 @@ var (
 	// ErrUnavailable: the runtime does not answer (containerd is not running).
 	// The caller keeps the task as it is and tries again.
 	ErrUnavailable = errors.New("container runtime unavailable")
+	// ErrNoImage: the image is not on this machine, and where it comes from
+	// cannot be reached now. Another try may do.
+	ErrNoImage = errors.New("image out of reach")
 	// ErrInvalid: the task can never start on this machine as it is described
 	// (unknown image, image for another architecture, a device that is gone).
 	ErrInvalid = errors.New("task cannot start here")

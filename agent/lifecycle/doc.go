@@ -4,7 +4,7 @@
 //
 // The shell's loop:
 //
-//	a := lifecycle.New(records, generation)   // from the checkpoint
+//	a := lifecycle.New(records, head, bootID)   // from the checkpoint
 //	acts := a.Step(now, lifecycle.Recovered{Running: ids})
 //	for {
 //	    perform(acts)      // all Save and Forget durably first, then the rest
@@ -21,6 +21,28 @@
 // Probed: the core decides when, what a failure counts for, and what is told,
 // the shell only asks. A task whose health check fails too often, or that runs
 // for longer than it may, is stopped by the agent itself.
+//
+// A task that crashes is started again as its restart policy says, here and
+// without asking anybody: its record says so before its container is removed,
+// and the start is one like the first. To the control plane it stays RUNNING,
+// and every restart is an update of its own (TASK_RESTARTED). Tasks with a
+// policy are also started again after a restart of the machine.
+//
+// How long the agent has been without contact is counted for tasks that it has
+// to stop then. Contact is not a session but a leader's word: a Pull carries a
+// stamp, a Desired echoes it, and the contact is the moment at which the stamp
+// was made, which is never later than what the leader knows. The count goes on
+// over restarts of the process and of the machine, by the machine's clock, and
+// errs to the side of stopping too early where a task is exclusive: the longer
+// of two clocks counts; a clock that went back ends the task; and after a
+// restart of the machine an exclusive task that may have been replaced is not
+// started before the first contact. What no agent can do is stop a task while
+// its runtime does not answer.
+//
+// What waits for the control plane is bounded: a queue drops passing news that
+// was never sent (package reports), all queues together are kept below 64 MiB
+// by dropping more of it, and when that is not enough, crashed tasks wait ten
+// minutes for their next start. A state is never dropped.
 //
 // States move one way. The control plane alone says what is desired, the agent
 // alone says what is observed.

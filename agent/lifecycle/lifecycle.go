@@ -22,6 +22,9 @@ const (
 	Running
 	// Ended: a terminal state was observed; the container may still exist.
 	Ended
+	// Restarting: the process is gone, the container may still exist, and the
+	// task is to be started again.
+	Restarting
 )
 
 // Record is the durable part of one task.
@@ -29,8 +32,20 @@ type Record struct {
 	Assignment fleet.Assignment
 	Phase      Phase
 	Reports    reports.Queue
-	// Running is when the task was first seen running.
-	Running time.Time
+	// Running is when the task was first seen running, Since when its present
+	// process was.
+	Running, Since time.Time
+	// Boot is the life of the machine in which the task was assigned or last
+	// started.
+	Boot string
+	// Restarts counts how often the task was started again. Of these, Tried were
+	// for crashes in the restart policy's interval that began at Window. Next is
+	// when the next start is due.
+	Restarts, Tried int
+	Window, Next    time.Time
+	// Ailing, when not empty, is why the running task is being stopped to be
+	// started again.
+	Ailing string
 	// Health and Checked are what its checks said last.
 	Health  fleet.TaskHealth
 	Checked fleet.CheckResult
@@ -50,10 +65,14 @@ type Event interface{ event() }
 
 type (
 	// Recovered begins the life of an agent process: the containers that the
-	// executor holds.
+	// executor holds. Until then nothing is done for the tasks of the checkpoint.
 	Recovered struct{ Held []fleet.TaskID }
-	// Connected: a session is established in that term.
-	Connected struct{ Term uint64 }
+	// Connected: a session is established in that term. Plain: the other side
+	// answers no stamps, so the session itself counts as contact.
+	Connected struct {
+		Term  uint64
+		Plain bool
+	}
 	// Disconnected: the session is over.
 	Disconnected struct{}
 	// Revoked: the control plane has banned this agent for good. For it the
@@ -83,8 +102,11 @@ type (
 		// Lost: the container disappeared without an exit status.
 		Lost bool
 	}
-	// Removed is the executor's answer to Remove.
-	Removed struct{ Task fleet.TaskID }
+	// Removed is the executor's answer to Remove. Failed: something is left.
+	Removed struct {
+		Task   fleet.TaskID
+		Failed bool
+	}
 	// Probed is the answer to Probe.
 	Probed struct {
 		Task   fleet.TaskID
@@ -118,8 +140,13 @@ const (
 	None Failure = iota
 	// Unavailable: the runtime does not answer; the start is tried again.
 	Unavailable
-	// Failed: the task cannot start; it has failed.
+	// NoImage: the image is not here and cannot be fetched now. The start is
+	// tried again, for as long as the agent is cut off and a while longer.
+	NoImage
+	// Failed: the task did not start, which counts as a crash.
 	Failed
+	// Invalid: the task can never start here; it has failed for good.
+	Invalid
 )
 
 // Action is something the shell is to do.
@@ -128,8 +155,8 @@ type Action interface{ action() }
 type (
 	// Save makes a record durable before the actions after it.
 	Save struct{ Record Record }
-	// SaveHead makes the held generation and term durable.
-	SaveHead struct{ Term, Generation uint64 }
+	// SaveHead makes what the agent knows of the control plane durable.
+	SaveHead struct{ Head }
 	// Forget deletes a record.
 	Forget struct{ Task fleet.TaskID }
 	// Start asks the executor to start; answered by Started.
@@ -152,10 +179,14 @@ type (
 	// Remove asks the executor to remove the container; answered by Removed.
 	// A Task without a record is an orphan.
 	Remove struct{ Task fleet.TaskID }
-	// Pull asks the control plane for what differs from a generation.
+	// Pull asks the control plane for what differs from a generation. A Stamp
+	// asks for an answer at once, a Desired with that Echo. CaughtUp: of the
+	// updates from before the session, all are acknowledged.
 	Pull struct {
 		Generation uint64
 		Full       bool
+		Stamp      uint64
+		CaughtUp   bool
 	}
 	// Report sends updates.
 	Report struct{ Updates []fleet.StatusUpdate }
@@ -176,42 +207,65 @@ func (Report) action()   {}
 type Agent struct {
 	term       uint64
 	generation uint64
-	tasks      map[fleet.TaskID]*task
-	orphans    map[fleet.TaskID]bool // containers without a record
-	connected  bool
-	synced     bool // a full set has been seen since the process began, or a generation is held
-	pulled     time.Time
-	acts       []Action
+	boot       string
+	contact
+	spool
+	tasks     map[fleet.TaskID]*task
+	orphans   map[fleet.TaskID]bool // containers without a record
+	connected bool
+	synced    bool // a full set has been seen since the process began, or a generation is held
+	pulled    time.Time
+	behind    int // tasks with updates from before the session
+	acts      []Action
 }
 
-// pullEvery is how often the desired set is pulled when no answer came: an
-// answer may be lost with its session.
-const pullEvery = 30 * time.Second
+// pullEvery is how often the desired set is pulled when no answer came. Streams
+// lose nothing, and a new session or leader is pulled from anew, so this is for
+// what nobody has thought of; more often would cost an idle site dear.
+const pullEvery = 5 * time.Minute
 
-// New makes the core from checkpointed records.
-func New(records []Record, term, generation uint64) *Agent {
-	a := &Agent{term: term, generation: generation, tasks: map[fleet.TaskID]*task{}, orphans: map[fleet.TaskID]bool{}}
+// Head is the durable part of what is not one task's.
+type Head struct {
+	Term, Generation uint64
+	Contact          Contact
+}
+
+// New makes the core from what is checkpointed. boot tells this life of the
+// machine from others; empty where that cannot be told.
+func New(records []Record, head Head, boot string) *Agent {
+	a := &Agent{term: head.Term, generation: head.Generation, boot: boot, tasks: map[fleet.TaskID]*task{}, orphans: map[fleet.TaskID]bool{}}
+	a.known = head.Contact
 	for _, r := range records {
-		a.tasks[r.Assignment.Task] = &task{Record: r}
+		a.tasks[r.Assignment.Task] = &task{Record: r, loaded: true}
 	}
-	a.synced = generation > 0
+	a.synced = head.Generation > 0
 	return a
 }
 
 // Step takes one event at one instant and returns what is to be done.
 func (a *Agent) Step(now time.Time, ev Event) []Action {
 	a.acts = nil
+	if a.met.IsZero() {
+		a.recall(now)
+	}
 	switch ev := ev.(type) {
 	case Recovered:
 		a.recovered(now, ev)
 	case Connected:
-		a.connected, a.term = true, max(a.term, ev.Term)
+		a.connected, a.plain, a.term, a.behind = true, ev.Plain, max(a.term, ev.Term), 0
 		for _, t := range a.tasks {
 			t.Reports.Reset()
+			if t.backlog = 0; !t.Reports.Empty() {
+				t.backlog = t.Reports.Seq
+				a.behind++
+			}
 		}
+		a.heard(now)
 		a.pull(now)
 	case Disconnected:
+		a.heard(now)
 		a.connected = false
+		a.saveContact(now)
 	case Revoked:
 		for _, id := range a.ids() {
 			a.tasks[id].kill(a, now, grace(a.tasks[id].Assignment.Spec))
@@ -219,7 +273,7 @@ func (a *Agent) Step(now time.Time, ev Event) []Action {
 	case Desired:
 		a.desired(now, ev.Desired)
 	case Acked:
-		a.acked(ev)
+		a.acked(now, ev)
 	case Started, Exited, Removed, Probed:
 		a.executor(now, ev)
 	case Tick:
@@ -258,7 +312,7 @@ func (a *Agent) ids() []fleet.TaskID { return slices.Sorted(maps.Keys(a.tasks)) 
 
 func (a *Agent) pull(now time.Time) {
 	a.pulled = now
-	a.do(Pull{Generation: a.generation, Full: !a.synced})
+	a.do(Pull{Generation: a.generation, Full: !a.synced, Stamp: a.stamp(now), CaughtUp: a.behind == 0})
 }
 
 func (a *Agent) recovered(now time.Time, ev Recovered) {
@@ -270,7 +324,10 @@ func (a *Agent) recovered(now time.Time, ev Recovered) {
 		}
 	}
 	for _, id := range a.ids() {
-		a.tasks[id].recover(a, now, held[id])
+		if t := a.tasks[id]; t.loaded {
+			t.loaded = false
+			t.recover(a, now, held[id])
+		}
 	}
 	if a.synced {
 		a.removeOrphans()
@@ -290,6 +347,9 @@ func (a *Agent) removeOrphans() {
 // desired takes over a desired set. Anything older than what is held is
 // refused: it may be a duplicate of a message from before a task ended.
 func (a *Agent) desired(now time.Time, d fleet.Desired) {
+	if d.Term >= a.term {
+		a.echoed(now, d.Echo)
+	}
 	switch {
 	case d.Term < a.term:
 		return
@@ -312,7 +372,7 @@ func (a *Agent) desired(now time.Time, d fleet.Desired) {
 		}
 		a.removeOrphans()
 	}
-	a.do(SaveHead{a.term, a.generation})
+	a.saveHead(now)
 	for _, id := range a.ids() {
 		a.tasks[id].forget(a)
 	}
@@ -321,6 +381,9 @@ func (a *Agent) desired(now time.Time, d fleet.Desired) {
 
 func (a *Agent) assign(now time.Time, as fleet.Assignment) {
 	t := a.tasks[as.Task]
+	if t == nil && as.Spec.Disconnect.StopAfter > 0 {
+		a.meet(now) // who was given a task just now was in contact
+	}
 	switch {
 	case t != nil:
 		if as.Kill {
@@ -329,7 +392,7 @@ func (a *Agent) assign(now time.Time, as fleet.Assignment) {
 	case a.orphans[as.Task]:
 		// Its record was lost but its container was not: it goes on.
 		delete(a.orphans, as.Task)
-		t = &task{Record: Record{Assignment: as, Phase: Running}}
+		t = &task{Record: Record{Assignment: as, Phase: Running, Boot: a.boot}}
 		t.Reports.Seq = as.Seq
 		a.tasks[as.Task] = t
 		t.adopt(a, now)
@@ -345,7 +408,7 @@ func (a *Agent) assign(now time.Time, as fleet.Assignment) {
 	default:
 		kill := as.Kill
 		as.Kill = false
-		t = &task{Record: Record{Assignment: as, Phase: Assigned}}
+		t = &task{Record: Record{Assignment: as, Phase: Assigned, Boot: a.boot}}
 		a.tasks[as.Task] = t
 		if kill {
 			t.kill(a, now, as.KillGrace)
@@ -359,7 +422,7 @@ func grace(s fleet.TaskSpec) time.Duration {
 	return cmp.Or(s.KillGrace, fleet.DefaultKillGrace)
 }
 
-func (a *Agent) acked(ev Acked) {
+func (a *Agent) acked(now time.Time, ev Acked) {
 	t := a.tasks[ev.Task]
 	if t == nil || !t.Reports.Ack(ev.Update) {
 		return
@@ -368,6 +431,12 @@ func (a *Agent) acked(ev Acked) {
 		t.Acked, t.Done = ev.Generation, true
 	}
 	t.dirty = true
+	if t.backlog > 0 && (t.Reports.Empty() || t.Reports.Pending[0].Seq > t.backlog) {
+		t.backlog = 0
+		if a.behind--; a.behind == 0 {
+			a.pull(now)
+		}
+	}
 	t.forget(a)
 }
 
@@ -379,7 +448,7 @@ func (a *Agent) executor(now time.Time, ev Event) {
 		}
 	case Exited:
 		if t := a.tasks[ev.Task]; t != nil {
-			t.exited(a, ev)
+			t.exited(a, now, ev)
 		}
 	case Probed:
 		if t := a.tasks[ev.Task]; t != nil {
@@ -387,33 +456,41 @@ func (a *Agent) executor(now time.Time, ev Event) {
 		}
 	case Removed:
 		if t := a.tasks[ev.Task]; t != nil {
-			t.Freed, t.dirty = true, true
-			t.forget(a)
+			t.removed(a, now, ev.Failed)
 		}
 	}
 }
 
 func (a *Agent) tick(now time.Time) {
+	a.heard(now)
 	for _, id := range a.ids() {
-		a.tasks[id].tick(a, now)
+		if t := a.tasks[id]; !t.loaded {
+			t.tick(a, now)
+		}
 	}
-	if a.connected && now.Sub(a.pulled) >= pullEvery {
+	if a.connected && now.Sub(a.pulled) >= a.asks() {
 		a.pull(now)
+	}
+	if now.Sub(a.saved) >= saveEvery {
+		a.saveContact(now)
 	}
 }
 
 // flush saves what changed and sends what is due, in that order: the shell
 // performs every Save of a step before the rest.
 func (a *Agent) flush(now time.Time) {
+	a.bound()
 	var due []fleet.StatusUpdate
 	for _, id := range a.ids() {
 		t := a.tasks[id]
+		if a.connected {
+			fresh := t.Reports.Fresh
+			due = append(due, t.Reports.Due(now)...)
+			t.dirty = t.dirty || t.Reports.Fresh != fresh
+		}
 		if t.dirty {
 			t.dirty = false
 			a.do(Save{t.Record})
-		}
-		if a.connected {
-			due = append(due, t.Reports.Due(now)...)
 		}
 	}
 	if len(due) > 0 {

@@ -20,13 +20,14 @@ type bench struct {
 	now     time.Time
 	core    *lifecycle.Agent
 	records map[fleet.TaskID]lifecycle.Record
+	boot    string
 	head    lifecycle.SaveHead
 	log     []string
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, now: t0, records: map[fleet.TaskID]lifecycle.Record{}}
-	b.core = lifecycle.New(nil, 0, 0)
+	b := &bench{t: t, now: t0, boot: "first", records: map[fleet.TaskID]lifecycle.Record{}}
+	b.core = lifecycle.New(nil, lifecycle.Head{}, b.boot)
 	b.step(lifecycle.Recovered{})
 	b.step(lifecycle.Connected{Term: 1})
 	b.log = nil
@@ -42,7 +43,7 @@ func (b *bench) restart(held ...fleet.TaskID) {
 	slices.SortFunc(rs, func(x, y lifecycle.Record) int {
 		return strings.Compare(string(x.Assignment.Task), string(y.Assignment.Task))
 	})
-	b.core = lifecycle.New(rs, b.head.Term, b.head.Generation)
+	b.core = lifecycle.New(rs, b.head.Head, b.boot)
 	b.step(lifecycle.Recovered{Held: held})
 }
 
@@ -328,8 +329,11 @@ func TestUpdatesAreResentUntilAcknowledged(t *testing.T) {
 	b.expect()
 	b.now = b.now.Add(time.Second)
 	b.step(lifecycle.Tick{})
-	b.expect("pull 1 full=false", "report t#1 TASK_STARTING")
+	b.expect("report t#1 TASK_STARTING")
 	b.ack("t", 1)
+	b.now = b.now.Add(4 * time.Minute)
+	b.step(lifecycle.Tick{})
+	b.expect()
 	b.now = b.now.Add(time.Hour)
 	b.step(lifecycle.Tick{})
 	b.expect("pull 1 full=false")

@@ -28,12 +28,18 @@ func (t *task) watch(now time.Time) {
 	if t.Running.IsZero() {
 		t.Running = now
 	}
+	if t.Since.IsZero() {
+		t.Since = now
+		if t.Restarts == 0 {
+			t.Since = t.Running // a record from before there was Since
+		}
+	}
 	spec := &t.Assignment.Spec
 	if spec.Health != nil {
-		t.health = asking{next: t.Running.Add(spec.Health.Delay)}
+		t.health = asking{next: t.Since.Add(spec.Health.Delay)}
 	}
 	if spec.Check != nil {
-		t.check = asking{next: t.Running.Add(spec.Check.Delay)}
+		t.check = asking{next: t.Since.Add(spec.Check.Delay)}
 		t.Checked.Kind = spec.Check.Kind
 	}
 }
@@ -41,12 +47,6 @@ func (t *task) watch(now time.Time) {
 // live does what is due for a running task that nobody stops.
 func (t *task) live(a *Agent, now time.Time) {
 	spec := &t.Assignment.Spec
-	if most := spec.MaxCompletion; most > 0 && now.Sub(t.Running) >= most {
-		t.sentence(a, now, Verdict{
-			fleet.TaskFailed, fleet.ReasonMaxCompletion, fmt.Sprintf("it ran for its maximum completion time of %v", most),
-		})
-		return
-	}
 	t.ask(a, now, &t.health, spec.Health, true)
 	t.ask(a, now, &t.check, spec.Check, false)
 }
@@ -75,7 +75,7 @@ func (t *task) probed(a *Agent, now time.Time, ev Probed) {
 		return
 	}
 	k.asked, k.next = false, now.Add(check.Every())
-	if t.Assignment.Kill || ev.Unable {
+	if t.Assignment.Kill || t.Ailing != "" || ev.Unable {
 		return
 	}
 	ev.Result.Kind = check.Kind
@@ -106,10 +106,10 @@ func (t *task) healthy(now time.Time) {
 }
 
 // unhealthy counts a failure, unless the task has not been healthy yet and may
-// still be starting up. A task that the health check ends is KILLED, as in
-// Mesos's executors.
+// still be starting up. Too many are a crash to the restart policy; without one
+// the task is KILLED, as in Mesos's executors.
 func (t *task) unhealthy(a *Agent, now time.Time, check *fleet.Check, cause string) {
-	if t.Health == fleet.TaskHealthUnknown && now.Sub(t.Running) < check.Grace {
+	if t.Health == fleet.TaskHealthUnknown && now.Sub(t.Since) < check.Grace {
 		return
 	}
 	t.health.failed++
@@ -122,8 +122,6 @@ func (t *task) unhealthy(a *Agent, now time.Time, check *fleet.Check, cause stri
 		if n > 1 {
 			times = fmt.Sprintf("%d times in a row", t.health.failed)
 		}
-		t.sentence(a, now, Verdict{
-			fleet.TaskKilled, fleet.ReasonHealthUpdated, fmt.Sprintf("its health check failed %s, at last: %s", times, cause),
-		})
+		t.ail(a, now, fmt.Sprintf("its health check failed %s, at last: %s", times, cause))
 	}
 }

@@ -20,10 +20,19 @@ const (
 type task struct {
 	Record
 	dirty    bool
+	loaded   bool          // from the checkpoint, and what became of it is not known yet
+	size     int           // of its updates, as it was measured last
+	measured [2]int        // how many there were then, and the last one's number
+	backlog  uint64        // the last update from before the session, 0 when acknowledged
+	cleared  bool          // while Restarting: the container is removed
+	clearing bool          // a Remove is being performed
+	putOff   bool          // it was told that the start is put off
+	noImage  time.Time     // since when a connected agent cannot fetch the image
 	inFlight bool          // a Start is being performed
 	retry    time.Time     // when to start again
 	wait     time.Duration // before the next retry
 	killBy   time.Time     // when the grace period is over, zero while not stopping
+	killing  bool          // that it is being stopped is told
 	stopped  time.Time     // when the last Stop was asked for
 	removing time.Time
 	health   asking
@@ -34,22 +43,35 @@ func (t *task) id() fleet.TaskID { return t.Assignment.Task }
 
 // report queues a status. The caller's step saves it before it is sent.
 func (t *task) report(st fleet.Status) {
+	st.Message = clip(st.Message)
 	t.Reports.Add(st)
 	t.dirty = true
 }
 
 func (t *task) status(now time.Time, s fleet.TaskState, message string) fleet.Status {
 	return fleet.Status{
-		Task: t.id(), State: s, Time: now, Message: message, ExitCode: -1, Health: t.Health, Check: t.Checked,
+		Task: t.id(), State: s, Time: now, Message: message, ExitCode: -1, Health: t.Health, Check: t.Checked, Restarts: t.Restarts,
 	}
 }
 
+// told is the state that the control plane is to hold true of a task that lives
+// and that nobody stops: a task never goes back.
+func (t *task) told() fleet.TaskState {
+	if t.Running.IsZero() {
+		return fleet.TaskStarting
+	}
+	return fleet.TaskRunning
+}
+
 func (t *task) start(a *Agent, now time.Time) {
+	if a.holdsBack(t) {
+		return
+	}
 	t.inFlight, t.dirty = true, true
 	if t.Phase == Assigned {
-		t.Phase = Starting
 		t.report(t.status(now, fleet.TaskStarting, ""))
 	}
+	t.Phase, t.Boot = Starting, a.boot
 	// Saved here and not by flush: the record must be durable before Start.
 	t.dirty = false
 	a.do(Save{t.Record})
@@ -63,29 +85,71 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 	t.inFlight = false
 	switch ev.Err {
 	case None:
-		t.Phase = Running
-		t.watch(now)
-		t.report(t.status(now, fleet.TaskRunning, ""))
-		a.do(Wait{t.id()})
-		if t.Assignment.Kill {
-			t.stop(a, now, t.Assignment.KillGrace)
-		}
-	case Unavailable:
+		t.runs(a, now)
+	case Unavailable, NoImage:
 		if t.Assignment.Kill {
 			// It may have been created before the runtime went away.
-			t.end(a, t.status(now, fleet.TaskKilled, "stopped before it started"))
+			t.end(a, t.unstarted(now))
+			return
+		}
+		if ev.Err == NoImage && t.impatient(a, now) {
+			t.failed(a, now, Started{Err: Failed, Text: ev.Text})
 			return
 		}
 		t.wait = min(max(t.wait*2, retryMin), retryMax)
 		t.retry = now.Add(t.wait)
-	case Failed:
-		st := t.status(now, fleet.TaskFailed, ev.Text)
-		st.Reason = fleet.ReasonLaunchFailed
-		if t.Assignment.Kill {
-			st.State, st.Reason = fleet.TaskKilled, ""
-		}
-		t.end(a, st)
+		t.excuse(now, ev.Text)
+	case Failed, Invalid:
+		t.failed(a, now, ev)
 	}
+}
+
+// runs: the process is there. That a task runs again was told when it was
+// decided, unless the start was put off since.
+func (t *task) runs(a *Agent, now time.Time) {
+	again := !t.Running.IsZero()
+	t.Phase, t.Since, t.wait, t.noImage = Running, now, 0, time.Time{}
+	t.watch(now)
+	switch {
+	case !again:
+		t.report(t.status(now, fleet.TaskRunning, ""))
+	case t.putOff:
+		st := t.status(now, fleet.TaskRunning, "started")
+		st.Reason = fleet.ReasonPutOff
+		t.report(st)
+	}
+	t.putOff, t.dirty = false, true
+	a.do(Wait{t.id()})
+	if t.Assignment.Kill {
+		t.stop(a, now, t.Assignment.KillGrace)
+	}
+}
+
+func (t *task) failed(a *Agent, now time.Time, ev Started) {
+	st := t.status(now, fleet.TaskFailed, ev.Text)
+	st.Reason = fleet.ReasonLaunchFailed
+	switch {
+	case t.Assignment.Kill:
+		v := cmp.Or(t.Verdict, Verdict{State: fleet.TaskKilled, Text: ev.Text})
+		st.State, st.Reason, st.Message = v.State, v.Reason, v.Text
+		t.end(a, st)
+	case ev.Err == Invalid:
+		t.end(a, st)
+	default:
+		t.crashed(a, now, st)
+	}
+}
+
+// unstarted is how a task ends that is stopped while it has no process.
+func (t *task) unstarted(now time.Time) fleet.Status {
+	text := "stopped before it started"
+	if t.Restarts > 0 {
+		text = "stopped before it was started again"
+	}
+	v := cmp.Or(t.Verdict, Verdict{State: fleet.TaskKilled, Text: text})
+	st := t.status(now, v.State, v.Text)
+	st.Reason = v.Reason
+	return st
 }
 
 // kill takes over the wish to end the task.
@@ -95,8 +159,8 @@ func (t *task) kill(a *Agent, now time.Time, grace time.Duration) {
 	}
 	t.Assignment.Kill, t.Assignment.KillGrace, t.dirty = true, grace, true
 	switch {
-	case t.Phase == Assigned || t.Phase == Starting && !t.inFlight:
-		t.end(a, t.status(now, fleet.TaskKilled, "stopped before it started"))
+	case t.Phase == Assigned || t.Phase == Restarting || t.Phase == Starting && !t.inFlight:
+		t.end(a, t.unstarted(now))
 	case t.Phase == Starting:
 		a.do(Stop{t.id(), 0}) // a long pull need not be waited for
 	case t.Phase == Running:
@@ -105,7 +169,8 @@ func (t *task) kill(a *Agent, now time.Time, grace time.Duration) {
 }
 
 func (t *task) stop(a *Agent, now time.Time, grace time.Duration) {
-	if t.killBy.IsZero() {
+	if !t.killing {
+		t.killing = true
 		st := t.status(now, fleet.TaskKilling, t.Verdict.Text)
 		st.Reason = t.Verdict.Reason
 		t.report(st)
@@ -117,7 +182,7 @@ func (t *task) stop(a *Agent, now time.Time, grace time.Duration) {
 	a.do(Stop{t.id(), grace})
 }
 
-func (t *task) exited(a *Agent, ev Exited) {
+func (t *task) exited(a *Agent, now time.Time, ev Exited) {
 	if t.Phase != Running {
 		// Nobody waits: while a start is being performed, removing the container
 		// would let that start make a second one.
@@ -141,13 +206,24 @@ func (t *task) exited(a *Agent, ev Exited) {
 	default:
 		st.State, st.Message = fleet.TaskFinished, "exited with code 0"
 	}
-	if t.Assignment.Kill && st.State != fleet.TaskLost {
-		v := cmp.Or(t.Verdict, Verdict{fleet.TaskKilled, "", "stopped on request"})
+	switch {
+	case t.Assignment.Kill && st.State != fleet.TaskLost:
+		v := cmp.Or(t.Verdict, asked)
 		st.State, st.Reason = v.State, v.Reason
 		st.Message = v.Text + "; " + st.Message
+		t.end(a, st)
+	case t.Assignment.Kill || t.Ailing == "" && st.State == fleet.TaskFinished:
+		t.end(a, st)
+	default:
+		if t.Ailing != "" {
+			st.State, st.Reason, st.Message = fleet.TaskKilled, fleet.ReasonHealthUpdated, t.Ailing+"; "+st.Message
+		}
+		t.crashed(a, now, st)
 	}
-	t.end(a, st)
 }
+
+// asked is how a task ends that somebody asked to stop.
+var asked = Verdict{State: fleet.TaskKilled, Text: "stopped on request"}
 
 func (t *task) memoryText() string {
 	limit := fleet.LimitOf(t.Assignment.Spec.Limits.Mem, t.Assignment.Resources.Total().Mem)
@@ -169,6 +245,10 @@ func (t *task) end(a *Agent, st fleet.Status) {
 
 // recover takes the task up again in a new process of the agent.
 func (t *task) recover(a *Agent, now time.Time, held bool) {
+	if t.Boot != "" && a.boot != "" && t.Boot != a.boot && (t.Phase == Starting || t.Phase == Running) {
+		t.rebooted(a, now)
+		return
+	}
 	switch t.Phase {
 	case Assigned:
 		t.start(a, now)
@@ -179,6 +259,13 @@ func (t *task) recover(a *Agent, now time.Time, held bool) {
 	case Running:
 		// Wait tells an exit that happened meanwhile, or that nothing is left.
 		t.adopt(a, now)
+	case Restarting:
+		t.clear(a, now)
+		// The clock may be another one than when this was decided.
+		p := t.Assignment.Spec.Restart
+		if latest := now.Add(max(p.After(), p.Within())); t.Next.After(latest) {
+			t.Next = latest
+		}
 	case Ended:
 		if !t.Freed || held {
 			t.removing = now
@@ -193,17 +280,26 @@ func (t *task) adopt(a *Agent, now time.Time) {
 	t.dirty = true
 	t.watch(now)
 	a.do(Wait{t.id()})
-	if t.Assignment.Kill {
-		t.killBy = now.Add(t.Assignment.KillGrace) // KILLING was reported before
+	grace := t.Assignment.KillGrace
+	if !t.Assignment.Kill && t.Ailing != "" {
+		grace = t.Assignment.Spec.Grace()
+	}
+	if t.Assignment.Kill || t.Ailing != "" {
+		t.killBy, t.killing = now.Add(grace), t.Assignment.Kill // KILLING was reported before
 		t.stopped = now
-		a.do(Stop{t.id(), t.Assignment.KillGrace})
+		a.do(Stop{t.id(), grace})
 	}
 }
 
 func (t *task) tick(a *Agent, now time.Time) {
+	t.limit(a, now)
 	switch {
-	case t.Phase == Starting && !t.inFlight && !now.Before(t.retry):
+	case (t.Phase == Starting || t.Phase == Assigned) && !t.inFlight && !now.Before(t.retry):
 		t.start(a, now)
+	case t.Phase == Restarting && !t.cleared && !t.clearing && now.Sub(t.removing) >= retryMin:
+		t.clear(a, now)
+	case t.Phase == Restarting:
+		t.resume(a, now)
 	case t.Phase == Running && t.killBy.IsZero():
 		t.live(a, now)
 	case t.Phase == Running && now.Sub(t.stopped) >= stopEvery:
@@ -219,6 +315,7 @@ func (t *task) tick(a *Agent, now time.Time) {
 func (t *task) forget(a *Agent) {
 	if t.Phase == Ended && t.Done && t.Freed && a.generation >= t.Acked {
 		delete(a.tasks, t.id())
+		a.size -= t.size
 		a.do(Forget{t.id()})
 	}
 }

@@ -8,9 +8,14 @@
 //	send(q.Due(now))            // new ones, and old ones whose time has come
 //	changed := q.Ack(update)    // committed: never sent again
 //
-// Results of checks may come for as long as a task runs. Of those that were
-// never sent only the last is kept, and only so many are sent ahead of their
-// acknowledgements, so that a queue stays short however long an agent is alone.
+// News that leaves a task's state as it is may come for as long as the task
+// lives: results of its checks, restarts, why a start is put off. Of what was
+// never sent only some is kept: the last one of results in a row, and of the
+// rest the first and the newest (keepPassing in all, results of checks going
+// first; a restart carries the count of all). Updates after one that was dropped move up, which is safe as
+// long as nobody has seen them. A state is never dropped. Only so many are
+// sent ahead of their acknowledgements. So a queue stays short however long
+// an agent is alone, and however often its process is restarted meanwhile.
 //
 // Resends wait 10 s, doubling to 10 min, as Mesos's status update manager; a
 // new session resends everything at once.

@@ -116,15 +116,6 @@ func TestResultsOfChecksThatWereNeverSentBecomeOne(t *testing.T) {
 	expect(t, q.Due(t0), 4, 5)
 }
 
-// A queue from the disk may have been sent by the process before.
-func TestResultsFromBeforeARestartAreNotChanged(t *testing.T) {
-	var q reports.Queue
-	q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
-	again := reports.Queue{Seq: q.Seq, Pending: q.Pending}
-	again.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
-	expect(t, again.Due(t0), 1, 2)
-}
-
 func TestAQueueIsSentNoFurtherThanItsWindow(t *testing.T) {
 	var q reports.Queue
 	for range 100 {
@@ -144,4 +135,87 @@ func TestAnAcknowledgementOfWhatWasNeverSent(t *testing.T) {
 	q.Ack(u.ID)
 	q.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
 	expect(t, q.Due(t0), 2)
+}
+
+// A queue from the disk knows what was sent by the process before.
+func TestResultsFromBeforeARestartAreNotChanged(t *testing.T) {
+	var q reports.Queue
+	q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+	q.Due(t0)
+	sent := reports.Queue{Seq: q.Seq, Pending: q.Pending, Fresh: q.Fresh}
+	sent.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+	expect(t, sent.Due(t0), 1, 2)
+
+	var never reports.Queue
+	never.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+	again := reports.Queue{Seq: never.Seq, Pending: never.Pending, Fresh: never.Fresh}
+	again.Add(checked(fleet.TaskUnhealthy, fleet.ReasonHealthUpdated))
+	expect(t, again.Due(t0), 1)
+}
+
+func restarted(n int) fleet.Status {
+	return fleet.Status{Task: "t", State: fleet.TaskRunning, Reason: fleet.ReasonRestarted, Restarts: n}
+}
+
+// A task that crashes for weeks, and is checked in between, while its agent is
+// alone and is itself restarted now and then.
+func TestAQueueOfAnAgentThatIsAloneStaysShort(t *testing.T) {
+	var q reports.Queue
+	q.Add(fleet.Status{Task: "t", State: fleet.TaskStarting})
+	q.Add(fleet.Status{Task: "t", State: fleet.TaskRunning})
+	for n := 1; n <= 1000; n++ {
+		q.Add(restarted(n))
+		q.Add(checked(fleet.TaskHealthy, fleet.ReasonHealthUpdated))
+		if n%50 == 0 {
+			q = reports.Queue{Seq: q.Seq, Pending: q.Pending, Fresh: q.Fresh}
+		}
+	}
+	q.Add(fleet.Status{Task: "t", State: fleet.TaskFailed, Restarts: 1000})
+	if n := len(q.Pending); n != 3+16 {
+		t.Fatalf("%d updates are kept", n)
+	}
+	var first, last int
+	for i, u := range q.Pending {
+		if u.Seq != uint64(i+1) || i > 0 && u.ID == q.Pending[i-1].ID {
+			t.Fatalf("update %d has the number %d and the id %s", i, u.Seq, u.ID)
+		}
+		if r := u.Status.Restarts; r > 0 && u.Status.State == fleet.TaskRunning {
+			if first == 0 {
+				first = r
+			}
+			if r <= last {
+				t.Fatalf("restart %d comes after %d", r, last)
+			}
+			last = r
+		}
+	}
+	if first != 1 || last != 1000 {
+		t.Errorf("the first restart that is told is %d, the last %d", first, last)
+	}
+	if s := q.Pending; s[0].Status.State != fleet.TaskStarting || s[1].Status.State != fleet.TaskRunning || s[len(s)-1].Status.State != fleet.TaskFailed {
+		t.Errorf("a state was lost: %+v", s)
+	}
+	if q.Trim(2); len(q.Pending) != 5 || q.Pending[2].Status.Restarts != 1 {
+		t.Errorf("where space is short %d updates are kept: %+v", len(q.Pending), q.Pending)
+	}
+}
+
+// What was sent may be committed already: it keeps its number.
+func TestWhatWasSentIsNeverDropped(t *testing.T) {
+	var q reports.Queue
+	for n := 1; n <= 10; n++ {
+		q.Add(restarted(n))
+	}
+	expect(t, q.Due(t0), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+	for n := 11; n <= 100; n++ {
+		q.Add(restarted(n))
+	}
+	for i, u := range q.Pending[:10] {
+		if u.Status.Restarts != i+1 {
+			t.Fatalf("update %d became %+v", i+1, u)
+		}
+	}
+	if n := len(q.Pending); n != 26 || q.Seq != 26 {
+		t.Errorf("%d updates, the last number is %d", n, q.Seq)
+	}
 }

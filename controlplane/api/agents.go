@@ -19,7 +19,7 @@ func (h *handler) listAgents(w http.ResponseWriter, r *http.Request) error {
 	err = h.b.Read(r.Context(), func(st *state.State) {
 		holdings := held(st, access.From(r.Context()))
 		for _, id := range state.SortedKeys(st.Agents) {
-			list.Agents = append(list.Agents, agentDoc(now, st.Agents[id], soft.Agents[id], holdings))
+			list.Agents = append(list.Agents, restoredDoc(st, id, soft.Agents[id], agentDoc(now, st.Agents[id], soft.Agents[id], holdings)))
 		}
 	})
 	if err != nil {
@@ -62,7 +62,7 @@ func (h *handler) agent(r *http.Request) (doc client.Agent, err error) {
 	now, id, known := h.Now(), fleet.AgentID(r.PathValue("id")), false
 	err = h.b.Read(r.Context(), func(st *state.State) {
 		if a := st.Agents[id]; a != nil {
-			doc, known = agentDoc(now, a, soft.Agents[id], held(st, access.From(r.Context()))), true
+			doc, known = restoredDoc(st, id, soft.Agents[id], agentDoc(now, a, soft.Agents[id], held(st, access.From(r.Context())))), true
 		}
 	})
 	if err == nil && !known {
@@ -106,18 +106,6 @@ func (h *handler) listOffers(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, list)
 }
 
-func (h *handler) replicas(w http.ResponseWriter, _ *http.Request) error {
-	s := h.b.Status()
-	doc := client.Replicas{Self: string(s.ID), Leader: string(s.Leader), Term: s.Term, Replicas: []client.Replica{}}
-	for _, p := range s.Replicas {
-		doc.Replicas = append(doc.Replicas, client.Replica{
-			ID: string(p.ID), Addr: p.Addr, Voter: p.Voter, Leader: p.ID == s.Leader, Self: p.ID == s.ID,
-			LastContact: utc(p.LastContact),
-		})
-	}
-	return answer(w, http.StatusOK, doc)
-}
-
 func (h *handler) version(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, http.StatusOK, h.Version)
 }
@@ -125,6 +113,11 @@ func (h *handler) version(w http.ResponseWriter, _ *http.Request) error {
 // health is for load balancers: a replica without a leader serves nobody.
 func (h *handler) health(w http.ResponseWriter, _ *http.Request) error {
 	s := h.b.Status()
+	if h.Trio != nil {
+		if err := h.Trio.Fault(); err != nil {
+			return client.NewProblem(client.CodeUnavailable, "make space on the disk of its data directory", "this replica acknowledges nothing: %v", err)
+		}
+	}
 	if s.Leader == "" {
 		return client.NewProblem(client.CodeNoLeader, "look at the other replicas: tender replicas", "no replica is known to lead")
 	}

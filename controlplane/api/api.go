@@ -72,6 +72,8 @@ type AgentSoft struct {
 	Readings fleet.Readings
 	// Free is what is neither used nor on offer.
 	Free fleet.Resources
+	// Orphans are tasks that a restored state does not know.
+	Orphans []fleet.Status
 }
 
 // Options of a Handler. The zero value serves principals over TLS.
@@ -93,6 +95,8 @@ type Options struct {
 	// Changed returns a channel that is closed at the next change of the
 	// state. Without it, waiting requests look again every 250 ms.
 	Changed func() <-chan struct{}
+	// Trio, when not nil, is what the control plane itself can be asked.
+	Trio Trio
 }
 
 // Limits of the API.

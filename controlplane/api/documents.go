@@ -32,9 +32,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		HealthCheck: checkDoc(t.Spec.Health, true), Check: checkDoc(t.Spec.Check, false),
 		MaxTime: client.Duration(t.Spec.MaxCompletion), CPULimit: client.LimitOf(t.Spec.Limits.CPUs), MemLimit: client.LimitOf(t.Spec.Limits.Mem),
 	}
-	if t.State == fleet.TaskUnreachable {
-		d.Message, d.Reason = "the agent does not answer; the task may still run there", string(fleet.ReasonAgentLost)
-	}
+	policyDocs(t, &d)
 	if t.Agent != "" {
 		r := resourcesDoc(t.Resources)
 		d.Resources = &r
@@ -43,7 +41,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 		for _, s := range t.History {
 			d.History = append(d.History, client.Status{
 				Time: utc(s.Time), State: s.State.String(), Message: s.Message, Reason: string(s.Reason),
-				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM, Health: healthDoc(s.Health), CheckResult: resultDoc(s.Check),
+				ExitCode: exitCode(s), Signal: s.Signal, OOM: s.OOM, Health: healthDoc(s.Health), CheckResult: resultDoc(s.Check), Restarts: s.Restarts,
 			})
 		}
 	}
@@ -54,7 +52,7 @@ func taskDoc(t *state.Task, w *client.Waiting, whole bool) client.Task {
 // revision changes with what people wait for. It is compared, never read.
 func revision(d client.Task, t *state.Task) string {
 	h := fnv.New64a()
-	fmt.Fprint(h, t.Seq, t.State, t.Kill, t.Agent)
+	fmt.Fprint(h, t.Seq, t.State, t.Kill, t.Agent, t.ReplacedBy)
 	if d.Waiting != nil {
 		fmt.Fprint(h, *d.Waiting)
 	}
@@ -156,7 +154,7 @@ func held(st *state.State, who access.Principal) holdings {
 func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.Agent {
 	d := client.Agent{
 		ID: string(a.ID), Site: string(a.Site), Labels: a.Labels, Hostname: a.Hostname,
-		State: client.AgentDisconnected, Link: soft.Link, Remote: soft.Remote, Version: soft.Version, Replica: string(soft.Replica),
+		State: client.AgentDisconnected, Link: soft.Link, Remote: soft.Remote, Version: soft.Version,
 		Joined: utc(a.Joined), Since: utc(soft.Since), LastSeen: utc(soft.LastSeen), CertNotAfter: utc(a.CertNotAfter),
 		Total: resourcesDoc(a.Total()), Used: resourcesDoc(h.used[a.ID]), GPUs: []client.GPU{}, Tasks: []string{},
 		Availability: availability(now, a), Drain: drainDoc(a.Drain, h.count[a.ID], h.updates[a.ID]),
@@ -164,6 +162,10 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 	if a.Window != nil && !a.Revoked {
 		w := windowDoc(now, a)
 		d.Maintenance = &w
+	}
+	d.Healed, d.ClockOff = utc(a.Healed), client.Duration(soft.Readings.ClockOff.Round(time.Second))
+	if c := a.Cloned; c != nil {
+		d.Cloned = &client.Cloned{At: utc(c.At), Addr: c.Addr, Text: c.Text, Times: c.Times}
 	}
 	if !a.CertNotAfter.IsZero() {
 		days := int(math.Floor(a.CertNotAfter.Sub(now).Hours() / 24))
@@ -175,7 +177,7 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 	case a.Revoked:
 		d.State = client.AgentRevoked
 	case soft.Connected:
-		d.State = client.AgentConnected
+		d.State, d.Replica = client.AgentConnected, string(soft.Replica)
 		free := resourcesDoc(soft.Free)
 		d.Free = &free
 	case !a.Unreachable.IsZero():

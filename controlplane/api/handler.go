@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -50,7 +52,6 @@ func Handler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h.serve(h.health))
 	mux.Handle("GET /v1/version", h.any(access.Look, h.version))
-	mux.Handle("GET /v1/replicas", h.any(access.Look, h.replicas))
 	mux.Handle("GET /v1/tasks", h.leader(access.SeeTasks, callTime, h.listTasks))
 	mux.Handle("POST /v1/tasks", h.leader(access.ActOnTasks, callTime, h.submit))
 	mux.Handle("GET /v1/tasks/{id}", h.leader(access.SeeTasks, maxWait+callTime, h.getTask))
@@ -70,6 +71,7 @@ func Handler(b Backend, o Options) http.Handler {
 	mux.Handle("GET /v1/whoami", h.leader(access.Look, callTime, h.whoami))
 	mux.Handle("GET /v1/audit", h.leader(access.SeeRecords, callTime, h.listAudit))
 	h.operate(mux)
+	h.trio(mux)
 	mux.Handle("/", h.any(access.Look, func(_ http.ResponseWriter, r *http.Request) error {
 		return client.NewProblem(client.CodeNotFound, "see the list of routes in the manual", "there is no %s %s in this API", r.Method, r.URL.Path)
 	}))
@@ -82,6 +84,7 @@ func Handler(b Backend, o Options) http.Handler {
 func (h *handler) operate(mux *http.ServeMux) {
 	see := func(do route) http.Handler { return h.leader(access.SeeFleet, callTime, do) }
 	do := func(do route) http.Handler { return h.leader(access.Administer, callTime, do) }
+	mux.Handle("GET /v1/ca", see(h.showCA))
 	mux.Handle("GET /v1/roles", see(h.listRoles))
 	mux.Handle("PUT /v1/roles/{role...}", do(h.putRole))
 	mux.Handle("PUT /v1/quota", do(h.setQuota))
@@ -90,6 +93,7 @@ func (h *handler) operate(mux *http.ServeMux) {
 	mux.Handle("POST /v1/agents/{id}/deactivate", do(h.onAgent(h.deactivateAgent)))
 	mux.Handle("POST /v1/agents/{id}/reactivate", do(h.onAgent(h.reactivateAgent)))
 	mux.Handle("POST /v1/agents/{id}/gone", do(h.onAgent(h.agentGone)))
+	mux.Handle("POST /v1/agents/{id}/settle", do(h.onAgent(h.settleAgent)))
 	mux.Handle("POST /v1/agents/{id}/reserve", do(h.onAgent(h.reserve(false))))
 	mux.Handle("POST /v1/agents/{id}/unreserve", do(h.onAgent(h.reserve(true))))
 	mux.Handle("GET /v1/maintenance", see(h.listMaintenance))
@@ -122,8 +126,13 @@ func (h *handler) serve(do route) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		var who access.Principal // written by h.who
-		r = r.WithContext(context.WithValue(r.Context(), asker{}, &who))
+		done := false            // written by noteDone
+		ctx := context.WithValue(r.Context(), asker{}, &who)
+		r = r.WithContext(context.WithValue(ctx, outcome{}, &done))
 		err := do(w, r)
+		if err != nil && done {
+			err = doneAllTheSame(err)
+		}
 		if err != nil {
 			h.fail(w, r, err)
 		}
@@ -131,7 +140,17 @@ func (h *handler) serve(do route) http.Handler {
 	})
 }
 
-type asker struct{}
+type (
+	asker   struct{}
+	outcome struct{}
+)
+
+// noteDone notes that the trio has committed what the request asks for.
+func noteDone(ctx context.Context) {
+	if done, ok := ctx.Value(outcome{}).(*bool); ok {
+		*done = true
+	}
+}
 
 // who says who asks, and notes it for the log.
 func (h *handler) who(r *http.Request) (access.Principal, error) {
@@ -185,6 +204,16 @@ func (h *handler) leader(right access.Right, limit time.Duration, do route) http
 	})
 }
 
+// lostLeader is about a request that was passed on and not answered.
+func lostLeader(leader fleet.ReplicaID, method string, err error) *client.Problem {
+	dial, ok := errors.AsType[*net.OpError](err)
+	if method == http.MethodGet || ok && dial.Op == "dial" {
+		return client.NewProblem(client.CodeNoLeader, "try again shortly", "the leader %s does not answer: %v", leader, err)
+	}
+	return client.NewProblem(client.CodeUnknown, "look before you repeat it: tender ps --all",
+		"the leader %s did not answer (%v); the request may have been carried out", leader, err)
+}
+
 // passOn sends a request to the leader, or says where that is.
 func (h *handler) passOn(w http.ResponseWriter, r *http.Request, s Status) error {
 	if r.Header.Get(headerForwarded) != "" {
@@ -212,7 +241,7 @@ func (h *handler) passOn(w http.ResponseWriter, r *http.Request, s Status) error
 			access.PassOn(p.Out, who)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			h.fail(w, r, client.NewProblem(client.CodeNoLeader, "try again shortly", "the leader %s does not answer: %v", s.Leader, err))
+			h.fail(w, r, lostLeader(s.Leader, r.Method, err))
 		},
 		ErrorLog: slog.NewLogLogger(h.Log.Handler(), slog.LevelDebug),
 	}

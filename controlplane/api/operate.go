@@ -71,7 +71,10 @@ func (h *handler) reserve(end bool) func(http.ResponseWriter, *http.Request, fle
 		if err := reservation(in, &ev); err != nil {
 			return invalid(err)
 		}
-		_, err = h.b.Reserve(r.Context(), ev)
+		res, err := h.b.Reserve(r.Context(), ev)
+		if err == nil && res.Err() == nil {
+			noteDone(r.Context())
+		}
 		return err
 	}
 }

@@ -71,6 +71,8 @@ func problemOf(err error) *client.Problem {
 		return client.NewProblem(code, no.Next, "%s", no.Text)
 	case errors.As(err, &re):
 		return client.NewProblem(client.CodeNotLeader, "ask the leader", "this replica does not lead; replica %s at %s does", re.leader, re.addr)
+	case errors.Is(err, registrar.ErrDiskFull):
+		return client.NewProblem(client.CodeNoLeader, "try again shortly; if it happens again, make space on the disks of the replicas: tender replica ls", "%v", err)
 	case errors.As(err, &follow):
 		return client.NewProblem(client.CodeNoLeader, "try again shortly", "%v", follow)
 	case errors.As(err, &refused):
@@ -83,6 +85,8 @@ func problemOf(err error) *client.Problem {
 		return problemOfAgent(agent.Refusal)
 	case errors.Is(err, sessions.ErrNotConnected):
 		return client.NewProblem(client.CodeUnavailable, "try again when it is back: tender agents", "the agent is not connected, and the output is on it")
+	case errors.Is(err, registrar.ErrTooNew):
+		return client.NewProblem(client.CodeConflict, "upgrade all replicas, then repeat it: tender replica ls", "%v", err)
 	case errors.Is(err, registrar.ErrTimeout):
 		return client.NewProblem(client.CodeUnknown, "look before you repeat it: tender ps --all", "the replicas did not agree in time; the request may still be carried out")
 	case errors.Is(err, registrar.ErrClosed):
@@ -102,6 +106,17 @@ func problemOfAgent(r wire.Refusal) *client.Problem {
 		return client.NewProblem(client.CodeUnavailable, "try again shortly", "the agent is busy: %s", r.Text)
 	default:
 		return client.NewProblem(client.CodeUnavailable, "", "the agent refused: %s", r.Text)
+	}
+}
+
+// doneAllTheSame is err about a request that was carried out before. Of most
+// errors the asker takes that nothing was, and asks again.
+func doneAllTheSame(err error) error {
+	switch p := problemOf(err); p.Code {
+	case client.CodeNoLeader, client.CodeNotLeader, client.CodeBusy, client.CodeUnavailable, client.CodeTimeout:
+		return client.NewProblem(client.CodeUnknown, "look at the outcome, there is nothing to repeat", "the request was carried out, and its outcome cannot be shown: %s", p.Detail)
+	default:
+		return err
 	}
 }
 

@@ -67,9 +67,10 @@ func submission(in client.Submit) (state.Submit, error) {
 	if err := lifeOf(in, &c.Spec); err != nil {
 		return c, err
 	}
+	policiesOf(in, &c.Spec)
 	for _, err := range []error{
 		fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need), fleet.CheckTaskLimits(c.Spec.Limits, need.CPUs, need.Mem),
-		fleet.CheckStanding(c.Standing),
+		fleet.CheckStanding(c.Standing), fleet.CheckPlace(c.Spec, need),
 	} {
 		if err != nil {
 			return c, err

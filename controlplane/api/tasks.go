@@ -34,7 +34,11 @@ func (h *handler) propose(ctx context.Context, c state.Command) (state.Result, e
 	if err != nil {
 		return state.Result{}, err
 	}
-	return results[0], results[0].Err()
+	if err := results[0].Err(); err != nil {
+		return results[0], err
+	}
+	noteDone(ctx)
+	return results[0], nil
 }
 
 func (h *handler) listTasks(w http.ResponseWriter, r *http.Request) error {
@@ -187,10 +191,15 @@ func (h *handler) stopTask(w http.ResponseWriter, r *http.Request) error {
 	return h.answerTask(w, r, http.StatusOK, x.task.ID)
 }
 
-// answerTask answers with a task as it is now.
+// answerTask answers with a task as it is now, after what was asked has been
+// committed. Where the replica has lost the lead meanwhile, its own copy of the
+// state has that much: who asked must learn the id, and not ask again.
 func (h *handler) answerTask(w http.ResponseWriter, r *http.Request, status int, id fleet.TaskID) error {
 	x, err := h.explain(r.Context(), string(id))
 	if err != nil {
+		h.b.Stale(func(st *state.State) { x = explained{task: st.Tasks[id]} })
+	}
+	if x.task == nil {
 		return err
 	}
 	return answer(w, status, taskDoc(x.task, x.waiting, true))
@@ -201,7 +210,11 @@ func (h *handler) why(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	doc := client.Why{Task: string(x.task.ID), State: x.task.State.String(), Waiting: x.waiting, Agents: []client.Refusal{}}
+	t := taskDoc(x.task, x.waiting, false)
+	doc := client.Why{Task: t.ID, State: t.State, Message: t.Message, UnreachableSince: t.UnreachableSince, Waiting: x.waiting, Agents: []client.Refusal{}}
+	if x.waiting != nil {
+		doc.Message = ""
+	}
 	for _, f := range x.refusals {
 		doc.Agents = append(doc.Agents, client.Refusal{Agent: string(f.Agent), Reason: f.Reason})
 	}

@@ -50,6 +50,8 @@ type Config struct {
 	Socket string
 	// Version is what the caller calls itself.
 	Version string
+	// Dial replaces the network to the Servers; nil is the machine's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Client calls the API. It is safe for concurrent use.
@@ -71,11 +73,11 @@ type target struct {
 // New returns a client. It does not connect yet.
 func New(cfg Config) (*Client, error) {
 	c := &Client{agent: "tender/" + cfg.Version, token: cfg.Token}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: dialTime}).DialContext
+	}
 	if conf := tlsOf(cfg); conf != nil {
-		c.tls = newHTTP(&http.Transport{
-			DialContext:     (&net.Dialer{Timeout: dialTime}).DialContext,
-			TLSClientConfig: conf,
-		})
+		c.tls = newHTTP(&http.Transport{DialContext: cfg.Dial, TLSClientConfig: conf})
 	}
 	for _, s := range cfg.Servers {
 		if _, _, err := net.SplitHostPort(s); err != nil {
@@ -148,6 +150,8 @@ type request struct {
 	body   []byte
 	// limit bounds one attempt, body included; 0 for a stream.
 	limit time.Duration
+	// binary: body is no JSON.
+	binary bool
 }
 
 // fetch sends a request with in as its body, unless that is nil, and decodes
@@ -248,9 +252,12 @@ func (c *Client) attempt(ctx context.Context, t target, r request, read func(io.
 	if len(r.query) > 0 {
 		address += "?" + r.query.Encode()
 	}
-	for range maxHops {
+	for hop := range maxHops {
 		resp, err := c.exchange(ctx, t.http, address, r)
 		if err != nil {
+			if hop > 0 && ctx.Err() == nil {
+				err = lostLeader(address, r, err)
+			}
 			return err
 		}
 		if resp.StatusCode != http.StatusTemporaryRedirect {
@@ -272,6 +279,17 @@ func (c *Client) attempt(ctx context.Context, t target, r request, read func(io.
 	return NewProblem(CodeNoLeader, "try again shortly", "the replicas do not agree on who leads")
 }
 
+// lostLeader is about a leader that others named and that does not answer. It
+// may have died a moment ago, so that the others will soon choose another one.
+func lostLeader(address string, r request, err error) error {
+	sent, ok := errors.AsType[*sendError](err)
+	if !ok || refusedTLS(err) || sent.reached && r.method != http.MethodGet {
+		return err
+	}
+	u, _ := url.Parse(address) // it has been used
+	return NewProblem(CodeNoLeader, advice(sent.err), "the replicas name %s as their leader, and it does not answer: %s", u.Host, cause(sent.err))
+}
+
 // answerError is about an answer that broke off. The request had been granted.
 func answerError(r request, err error) error {
 	if r.limit == 0 {
@@ -289,7 +307,10 @@ func (c *Client) exchange(ctx context.Context, h *http.Client, address string, r
 	}
 	req.Header.Set("User-Agent", c.agent)
 	req.Header.Set("Accept", "application/json")
-	if r.body != nil {
+	switch {
+	case r.binary:
+		req.Header.Set("Content-Type", "application/octet-stream")
+	case r.body != nil:
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if c.token != "" && req.URL.Scheme == "https" {

@@ -203,6 +203,34 @@ func TestWaitsThroughAnElection(t *testing.T) {
 	}
 }
 
+// Until the followers notice that their leader died, they lead to it.
+func TestWaitsForTheSuccessorOfADeadLeader(t *testing.T) {
+	ca := pkitest.New(t, apitest.TrustDomain)
+	dead := closedPort(t)
+	f := follower(dead)
+	inner := api.Handler(f, remote(f))
+	var calls atomic.Int32
+	follows := serveTLS(t, ca, "r2", operators, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if calls.Add(1) == 3 {
+			f.SetStatus(api.Status{ID: "r2", Leader: "r2"})
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	c := newClient(t, client.Config{Servers: []string{follows}, Credential: ca.Credential(t, pki.KindOperator, "ann")})
+	if _, err := c.Submit(t.Context(), task); err != nil || f.Tasks() != 1 || calls.Load() != 3 {
+		t.Errorf("%v after %d calls; %d tasks", err, calls.Load(), f.Tasks())
+	}
+	// If nobody follows it, the error says what was tried.
+	f.SetStatus(api.Status{ID: "r2", Leader: "r1", LeaderAddr: dead})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := c.Submit(ctx, task)
+	var p *client.Problem
+	if !errors.As(err, &p) || p.Code != client.CodeNoLeader || !strings.Contains(p.Detail, dead+" as their leader, and it does not answer: nobody listens there") || p.Next == "" {
+		t.Errorf("without a successor: %+v", err)
+	}
+}
+
 func TestNothingIsDoneTwice(t *testing.T) {
 	var calls atomic.Int32
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -46,6 +46,34 @@ type Submit struct {
 	// while there is more, or Unlimited.
 	CPULimit Amount `json:"cpu_limit,omitempty"`
 	MemLimit Amount `json:"mem_limit,omitempty"`
+	// Restart is what its agent does when the task crashes; without it, a crash
+	// is the end.
+	Restart *Restart `json:"restart,omitempty"`
+	// Disconnect is what a lost link means to the task; without it, nothing.
+	Disconnect *Disconnect `json:"disconnect,omitempty"`
+	// Exclusive tasks and their replacements never run at the same time.
+	Exclusive bool `json:"exclusive,omitempty"`
+}
+
+// Restart is a restart policy: at most Attempts within Interval, each Delay
+// after its crash. Mode says what comes then: "fail", the default, or "delay",
+// which waits for the next interval.
+type Restart struct {
+	Attempts int      `json:"attempts"`
+	Interval Duration `json:"interval,omitzero"`
+	Delay    Duration `json:"delay,omitzero"`
+	Mode     string   `json:"mode,omitempty"`
+}
+
+// Disconnect is a disconnect policy. After StopAfter without contact the agent
+// stops the task; after LostAfter the control plane replaces it, if Replace.
+// Reconcile says which one goes on when the agent is back: "best" (the
+// default), "keep_original", "keep_replacement" or "longest_running".
+type Disconnect struct {
+	StopAfter Duration `json:"stop_after,omitzero"`
+	Replace   bool     `json:"replace,omitempty"`
+	LostAfter Duration `json:"lost_after,omitzero"`
+	Reconcile string   `json:"reconcile,omitempty"`
 }
 
 // Task is one task. Env has no values: they may be secrets.
@@ -89,7 +117,17 @@ type Task struct {
 	MaxTime     Duration     `json:"max_time,omitzero"`
 	CPULimit    Amount       `json:"cpu_limit,omitempty"`
 	MemLimit    Amount       `json:"mem_limit,omitempty"`
-	History     []Status     `json:"history,omitempty"`
+	Restart     *Restart     `json:"restart,omitempty"`
+	Disconnect  *Disconnect  `json:"disconnect,omitempty"`
+	Exclusive   bool         `json:"exclusive,omitempty"`
+	// Restarts is how often its agent has started it again.
+	Restarts int `json:"restarts,omitempty"`
+	// UnreachableSince is when its agent was last given up, while it still is.
+	UnreachableSince time.Time `json:"unreachable_since,omitzero"`
+	// Replaces and ReplacedBy are the tasks before and after it in its place.
+	Replaces   string   `json:"replaces,omitempty"`
+	ReplacedBy string   `json:"replaced_by,omitempty"`
+	History    []Status `json:"history,omitempty"`
 	// Revision changes whenever something here does that people wait for.
 	Revision string `json:"revision"`
 }
@@ -112,6 +150,9 @@ type Status struct {
 	// Health and CheckResult are what its checks had said then.
 	Health      string       `json:"health,omitempty"`
 	CheckResult *CheckResult `json:"check_result,omitempty"`
+	// Restarts is how often its agent had started it again by then. Where some
+	// are missing in a history, this counts them.
+	Restarts int `json:"restarts,omitempty"`
 }
 
 // Waiting says in one line why a task is not placed. Never: no agent could
@@ -149,8 +190,13 @@ type Resources struct {
 
 // Why says what each agent lacks for a waiting task.
 type Why struct {
-	Task    string    `json:"task"`
-	State   string    `json:"state"`
+	Task  string `json:"task"`
+	State string `json:"state"`
+	// Message is what is known of a task that does not wait, UnreachableSince
+	// when its agent was given up.
+	Message          string    `json:"message,omitempty"`
+	UnreachableSince time.Time `json:"unreachable_since,omitzero"`
+
 	Waiting *Waiting  `json:"waiting,omitempty"`
 	Agents  []Refusal `json:"agents"`
 }
@@ -180,7 +226,7 @@ type Agent struct {
 	// Availability says whether it is offered; empty once it is no part of the
 	// fleet any more.
 	Availability string `json:"availability,omitempty"`
-	// Link is what carries its session, such as "quic".
+	// Link is what carries its session: "quic", or "tcp" where UDP is blocked.
 	Link   string `json:"link,omitempty"`
 	Remote string `json:"remote,omitempty"`
 	// Replica is the one that holds the agent's session.
@@ -193,7 +239,14 @@ type Agent struct {
 	// ended.
 	CertNotAfter time.Time `json:"cert_not_after,omitzero"`
 	CertDaysLeft *int      `json:"cert_days_left,omitempty"`
-	Total        Resources `json:"total"`
+	// Healed is when it last had a new certificate in the place of one that had
+	// ended.
+	Healed time.Time `json:"healed,omitzero"`
+	// Cloned is the last time that another machine used its identity.
+	Cloned *Cloned `json:"cloned,omitempty"`
+	// ClockOff is what it adds to its machine's clock to have the fleet's time.
+	ClockOff Duration  `json:"clock_off,omitzero"`
+	Total    Resources `json:"total"`
 	// Used is what tasks hold; what is neither used nor free is on offer.
 	Used        Resources  `json:"used"`
 	Free        *Resources `json:"free,omitempty"`
@@ -202,6 +255,18 @@ type Agent struct {
 	Drain       *Drain     `json:"drain,omitempty"`
 	Maintenance *Window    `json:"maintenance,omitempty"`
 	Readings    *Readings  `json:"readings,omitempty"`
+	// Unsettled: the state was restored from a snapshot, and the agent may run
+	// tasks that it does not know. Orphans are those that it has spoken of.
+	Unsettled bool     `json:"unsettled,omitempty"`
+	Orphans   []Orphan `json:"orphans,omitempty"`
+}
+
+// Cloned is what is known of another machine with an agent's identity.
+type Cloned struct {
+	At    time.Time `json:"at"`
+	Addr  string    `json:"addr,omitempty"`
+	Text  string    `json:"text"`
+	Times int       `json:"times"`
 }
 
 // Readings is what an agent last read off its machine.
@@ -263,6 +328,21 @@ type Replica struct {
 	Leader      bool      `json:"leader"`
 	Self        bool      `json:"self"`
 	LastContact time.Time `json:"last_contact,omitzero"`
+	// The leader alone knows the rest of the others: how many entries they lack,
+	// since when they have been healthy without a break, and their disks.
+	Lag          uint64       `json:"lag,omitempty"`
+	HealthySince time.Time    `json:"healthy_since,omitzero"`
+	Version      string       `json:"version,omitempty"`
+	Capability   uint64       `json:"capability,omitempty"`
+	Disk         *ReplicaDisk `json:"disk,omitempty"`
+}
+
+// ReplicaDisk is the disk of a replica's log. Low: too little is free to lead.
+// Fault is why nothing can be written, empty while it can.
+type ReplicaDisk struct {
+	Free  uint64 `json:"free"`
+	Low   bool   `json:"low,omitempty"`
+	Fault string `json:"fault,omitempty"`
 }
 
 // Replicas is the control plane as the asked replica sees it.

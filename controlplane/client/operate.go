@@ -13,6 +13,7 @@ const (
 	AgentDrained     = "drained"
 	AgentDeactivated = "deactivated"
 	AgentMaintenance = "maintenance" // within an announced window
+	AgentUnsettled   = "unsettled"   // restored: see Agent.Unsettled
 )
 
 // Drain is how an agent is emptied. TasksLeft counts tasks that have not ended,

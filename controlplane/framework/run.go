@@ -31,7 +31,8 @@ func (Updated) event()   {}
 func (Committed) event() {}
 
 // Run is the one-shot framework: it places each submitted task once, oldest
-// first, and is done with it. A task that fails is not started again.
+// first, and is done with it. A task that has failed is not placed again; its
+// agent may start it again, and a replacement is a task of its own.
 type Run struct {
 	look func(fleet.TaskID) *state.Task
 	// waiting holds the groups of equal tasks by key; order lists the keys of
@@ -101,6 +102,12 @@ func (r *Run) committed(c state.Command) {
 	case c.Submit != nil && c.Submit.Framework == RunID:
 		if t := r.look(c.Submit.ID); t != nil && t.Waiting() {
 			r.add(t)
+		}
+	case c.Replace != nil:
+		if old := r.look(c.Replace.Task); old != nil && old.ReplacedBy != "" {
+			if t := r.look(old.ReplacedBy); t != nil && t.Waiting() && t.Framework == RunID {
+				r.add(t)
+			}
 		}
 	case c.Kill != nil:
 		if t := r.look(c.Kill.ID); t == nil || !t.Waiting() {

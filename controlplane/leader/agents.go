@@ -26,6 +26,8 @@ func (l *Leader) refreshAgent(id fleet.AgentID) {
 		n.Inactive = "drained"
 	case rec.Deactivated:
 		n.Inactive = "deactivated"
+	case l.st.Unsettled[id]:
+		n.Inactive = "restored and not settled"
 	case a.session == 0:
 		n.Inactive = "disconnected"
 	}
@@ -61,6 +63,7 @@ func (l *Leader) pulled(ev Pull) {
 		return
 	}
 	a.pull = &ev
+	l.heard(ev)
 	if !ev.Full && ev.Generation <= l.st.Agents[ev.Agent].Generation {
 		// What it holds it does not lose, save with its disk: see answer.
 		n := 0
@@ -70,26 +73,29 @@ func (l *Leader) pulled(ev Pull) {
 		a.changes, a.base = a.changes[n:], max(a.base, ev.Generation)
 	}
 	l.answer(ev.Agent)
+	l.echo(ev)
 }
 
 // answer sends an agent what differs from the generation it holds, once it
 // has asked and something does.
 func (l *Leader) answer(id fleet.AgentID) {
 	a, rec := l.agents[id], l.st.Agents[id]
-	if a.pull == nil || a.session == 0 {
+	if a.pull == nil || a.session == 0 || len(l.off.held[id]) > 0 {
 		return
 	}
 	held := a.pull.Generation
-	// A generation from the future: this control plane was restored from an
-	// older snapshot. Only the whole set can be right then.
-	full := a.pull.Full || held > rec.Generation
-	if !full && held == rec.Generation {
+	// A generation from the future, or from before this history: the control
+	// plane was restored from a snapshot. Only the whole set can be right then.
+	whole := a.pull.Full || held > rec.Generation || held < l.st.Base(rec)
+	if !whole && held == rec.Generation {
 		return
 	}
-	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full}
-	if full || held < a.base {
+	// What is not in a full set ends; not so on an agent that is to be settled.
+	full := whole && !l.st.Unsettled[id]
+	d := fleet.Desired{Term: l.term, Generation: rec.Generation, Base: held, Full: full, Echo: a.pull.Stamp}
+	if whole || held < a.base {
 		for _, t := range state.SortedKeys(a.tasks) {
-			if task := l.st.Tasks[t]; full || task.Generation > held {
+			if task := l.st.Tasks[t]; whole || task.Generation > held {
 				d.Assignments = append(d.Assignments, task.Assignment())
 			}
 		}
@@ -100,7 +106,7 @@ func (l *Leader) answer(id fleet.AgentID) {
 			}
 		}
 	}
-	if !full {
+	if !whole {
 		l.cut(&d)
 	}
 	a.pull = nil
@@ -135,6 +141,8 @@ func (l *Leader) reported(now time.Time, ev Report) {
 	for _, u := range ev.Updates {
 		t := l.st.Tasks[u.Status.Task]
 		switch {
+		case t == nil && l.st.Unsettled[ev.Agent]:
+			l.unknown(ev.Agent, u)
 		case t == nil:
 			// Nobody knows it any more: the agent may drop the update.
 			l.do(Ack{ev.Agent, ev.Session, u.Status.Task, u.ID, 0})

@@ -10,6 +10,7 @@ import (
 // committed follows one command that the trio has agreed on and that this
 // leader's copy has just applied.
 func (l *Leader) committed(c state.Command, r state.Result) {
+	l.follow(c, r)
 	switch {
 	case c.Observe != nil:
 		l.observed(c.Observe, r)
@@ -36,6 +37,10 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		}
 		l.rescindExcess()
 		l.due = true
+	case c.Cloned != nil:
+		l.judged(c.Cloned, r)
+	case c.Confirm != nil:
+		l.confirmed(c.Confirm, r)
 	case c.Convert != nil:
 		l.converted(c.Convert, r)
 	case c.DrainAgent != nil && r.Kind == state.OK:
@@ -44,6 +49,8 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		l.retire(c.SetActive.Agent)
 	case c.SetMaintenance != nil && r.Kind == state.OK:
 		l.maintained(c.SetMaintenance)
+	case c.Settle != nil && r.Kind == state.OK:
+		l.settled(c.Settle.Agent)
 	case c.Kill != nil:
 		delete(l.preempting, c.Kill.ID)
 		if r.Kind == state.OK && !r.Duplicate {
@@ -51,7 +58,7 @@ func (l *Leader) committed(c state.Command, r state.Result) {
 		}
 	case c.Admit != nil:
 		if id := fleet.AgentID(r.ID); c.Admit.Kind == state.KindAgent && r.Kind == state.OK {
-			l.agents[id] = &agentState{away: c.Time, tasks: map[fleet.TaskID]bool{}}
+			l.agents[id] = &agentState{away: l.now, tasks: map[fleet.TaskID]bool{}}
 			l.refreshAgent(id)
 		}
 	case c.SetCapacity != nil && r.Kind == state.OK:
@@ -196,6 +203,9 @@ func (l *Leader) revoked(id fleet.AgentID) {
 		if s != 0 {
 			l.do(Disconnect{id, s, CauseRevoked})
 		}
+	}
+	if a.session != 0 {
+		a.away = l.now
 	}
 	a.session, a.pull, a.contest = 0, nil, contest{}
 	l.refreshAgent(id)

@@ -23,6 +23,9 @@ type (
 		// sessions, as far as it tells them.
 		Boot  string
 		Epoch uint64
+		// Key is the hash of the key that it has shown, empty where none is known;
+		// Remote is where it comes from.
+		Key, Remote string
 	}
 	// AgentDown: the session has ended. Seen is when the agent was last heard
 	// of, where that is known: a link that was cut is noticed later.
@@ -43,6 +46,10 @@ type (
 		Session    uint64
 		Generation uint64
 		Full       bool
+		// Stamp, when not 0, is to be echoed at once. CaughtUp: all updates that
+		// had waited for this session are acknowledged.
+		Stamp    uint64
+		CaughtUp bool
 	}
 	// Report carries status updates of an agent.
 	Report struct {

@@ -21,6 +21,8 @@ type Leader struct {
 	offers map[fleet.OfferID]*offerState
 	// preempting are tasks whose Kill is on its way.
 	preempting map[fleet.TaskID]bool
+	// cut are the tasks that a lost link matters to.
+	off cutOffs
 	// inverse are the inverse offers that are out.
 	inverse map[fleet.OfferID]InverseOffer
 	now     time.Time // of the step under way
@@ -48,15 +50,24 @@ type launching struct {
 type agentState struct {
 	session uint64 // 0 while there is none
 	boot    string // of the machine that has the session
+	remote  string // where it comes from
 	epoch   uint64 // of the session
 	contest contest
-	pull    *Pull // waiting for a change
+	key     string  // that the session has shown, or the agent's next one after a renewal over it
+	held    AgentUp // of a session whose key the trio is asked about; its Session is 0 while there is none
+	pull    *Pull   // waiting for a change
 	// away is when the agent was last seen leaving, or when this leader began.
 	away time.Time
+	// since is when the session began, heard when the agent last pulled.
+	since, heard time.Time
+	// caughtUp: it has told all that happened before this session.
+	caughtUp bool
 	// reaching is set while a Reach command is on its way.
 	reaching bool
 	// tasks are those that the agent is to hold.
 	tasks map[fleet.TaskID]bool
+	// orphans are updates of tasks that nobody here knows, unacknowledged.
+	orphans map[fleet.TaskID][]fleet.StatusUpdate
 	// changes are what was desired anew since the generation base, oldest
 	// first, so that a pull need not walk all tasks.
 	changes []change
@@ -88,6 +99,7 @@ func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 		l.alloc.SetWeight(r, st.Roles[r].Weight)
 		l.alloc.SetQuota(r, st.Roles[r].Quota)
 	}
+	l.off = newCutOffs(st)
 	l.knowFrameworks(now)
 	for _, id := range state.SortedKeys(st.Agents) {
 		l.agents[id] = &agentState{away: now, tasks: map[fleet.TaskID]bool{}, base: st.Agents[id].Generation}
@@ -208,7 +220,7 @@ func (l *Leader) tick(now time.Time) {
 		}
 	}
 	for _, id := range state.SortedKeys(l.agents) {
-		l.settle(now, id)
+		l.decide(now, id)
 		a, rec := l.agents[id], l.st.Agents[id]
 		if a.session == 0 && rec != nil && !rec.Revoked && rec.Unreachable.IsZero() &&
 			!a.reaching && now.Sub(a.away) >= l.cfg.UnreachableAfter {
@@ -220,6 +232,7 @@ func (l *Leader) tick(now time.Time) {
 		l.tickFramework(now, id)
 	}
 	l.preempt(now)
+	l.tickCutOffs(now)
 }
 
 // round allocates when something changed, and every interval besides: filters

@@ -126,6 +126,10 @@ func kind(c state.Command) string {
 		return strings.TrimSpace(fmt.Sprintf("kill %s %v %s", c.Kill.ID, c.Kill.Grace, c.Kill.For))
 	case c.Convert != nil:
 		return fmt.Sprintf("convert %s: %v to %v", c.Convert.Agent, c.Convert.From, c.Convert.To)
+	case c.Cloned != nil:
+		return strings.TrimSpace(fmt.Sprintf("cloned %s %s", c.Cloned.Agent, c.Cloned.Key))
+	case c.Confirm != nil:
+		return fmt.Sprintf("confirm %s %s", c.Confirm.Agent, c.Confirm.Key)
 	case c.SetCapacity != nil:
 		return "capacity " + string(c.SetCapacity.Agent)
 	default:

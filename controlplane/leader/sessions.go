@@ -32,6 +32,12 @@ func (l *Leader) agentUp(now time.Time, ev AgentUp) {
 		return
 	case a.session == ev.Session:
 		return
+	case l.foreign(ev):
+		l.hold(now, ev)
+		return
+	case l.leftBehind(ev):
+		l.cloned(now, ev.Agent, "", a.remote, "it was connected with a key that the agent has left behind")
+		l.do(Disconnect{ev.Agent, a.session, CauseCloned})
 	case a.session != 0 && a.boot != "" && ev.Boot != "" && a.boot != ev.Boot:
 		if c := a.contest.up.Session; c != 0 {
 			l.do(Disconnect{ev.Agent, c, CauseReplaced})
@@ -53,6 +59,11 @@ func (l *Leader) agentUp(now time.Time, ev AgentUp) {
 func (l *Leader) seat(now time.Time, ev AgentUp) {
 	rec, a := l.st.Agents[ev.Agent], l.agents[ev.Agent]
 	a.session, a.boot, a.epoch, a.pull = ev.Session, ev.Boot, ev.Epoch, nil
+	a.since, a.caughtUp = now, false
+	a.key, a.remote = ev.Key, ev.Remote
+	if ev.Key != "" && ev.Key == rec.NextKey {
+		l.propose(now, state.Command{Confirm: &state.Confirm{Agent: ev.Agent, Key: ev.Key}})
+	}
 	if !rec.Capacity.Equal(ev.Capacity) || rec.Hostname != ev.Hostname {
 		l.proposeCapacity(now, ev.Agent, ev.Hostname, ev.Capacity)
 	}
@@ -69,14 +80,15 @@ func (l *Leader) answered(ev Answered) {
 	if a == nil || a.contest.up.Session == 0 {
 		return
 	}
+	l.cloned(l.now, ev.Agent, "", a.contest.up.Remote, "it came from another boot while the agent was connected and answered")
 	l.do(Disconnect{ev.Agent, a.contest.up.Session, CauseCloned})
 	a.contest = contest{}
 }
 
-// settle decides a contest for the newer session once the older one has not
+// decide ends a contest in favour of the newer session once the older one has not
 // answered in time, or has ended. What the newer one said meanwhile was not
 // listened to, so it is to say it again.
-func (l *Leader) settle(now time.Time, id fleet.AgentID) {
+func (l *Leader) decide(now time.Time, id fleet.AgentID) {
 	a := l.agents[id]
 	up := a.contest.up
 	if up.Session == 0 || a.session != 0 && now.Before(a.contest.by) {
@@ -103,6 +115,10 @@ func (l *Leader) agentDown(now time.Time, ev AgentDown) {
 		a.contest = contest{}
 		return
 	}
+	if a := l.agents[ev.Agent]; a != nil && a.held.Session == ev.Session {
+		a.held = AgentUp{}
+		return
+	}
 	a := l.current(ev.Agent, ev.Session)
 	if a == nil {
 		return
@@ -112,7 +128,7 @@ func (l *Leader) agentDown(now time.Time, ev AgentDown) {
 		a.away = ev.Seen
 	}
 	if a.contest.up.Session != 0 {
-		l.settle(now, ev.Agent)
+		l.decide(now, ev.Agent)
 		return
 	}
 	l.refreshAgent(ev.Agent)

@@ -64,7 +64,7 @@ func TestClonedMachineIsRefused(t *testing.T) {
 	b := seated(t)
 	b.up2(2, "boot-2", 11)
 	b.step(leader.Answered{Agent: "a2", Session: 1})
-	b.expect("ask a2 1", "disconnect a2 2 cloned")
+	b.expect("ask a2 1", "propose cloned a2", "disconnect a2 2 cloned")
 	b.step(leader.AgentDown{Agent: "a2", Session: 2})
 	b.report("a2", 1, 2, "t", fleet.TaskFinished)
 	b.expect("propose observe t#2 TASK_FINISHED")

@@ -259,3 +259,57 @@ func TestSessionsOfStrangers(t *testing.T) {
 		}
 	})
 }
+
+// A leader's death is noticed when its time-out is over, by those who miss it.
+func TestElectionsAreShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := transporttest.NewNet(t, time.Millisecond)
+		c := newTrio(t, "", nil)
+		c.conn = n.Conn
+		c.start(3)
+		slow := 0
+		for i := range 50 {
+			old := c.leader(c.all...)
+			c.agree()
+			time.Sleep(time.Duration(i*17%100) * time.Millisecond)
+			n.Cut(old.cfg.Addr)
+			began := time.Now()
+			lead := c.leader(c.without(old)...)
+			if took := time.Since(began); took > registrar.DefaultHeartbeat*115/100 {
+				t.Logf("election %d took %v", i, took)
+				slow++
+			}
+			n.Heal(old.cfg.Addr)
+			registrartest.Propose(t, lead.Raft, registrartest.Submit(fmt.Sprintf("t%d", i)))
+			c.agree()
+		}
+		// A session over which its end was cut off a moment ago may be slow still.
+		if slow > 2 {
+			t.Errorf("%d of 50 elections were slow", slow)
+		}
+	})
+}
+
+// A follower that alone does not hear its leader changes nothing.
+func TestOneWhoDoesNotHearItsLeaderIsNotElected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := transporttest.NewNet(t, time.Millisecond)
+		c := newTrio(t, "", nil)
+		c.conn = n.Conn
+		c.start(3)
+		lead := c.leader(c.all...)
+		term := registrartest.AwaitLeading(t, lead.Raft)
+		for _, r := range c.without(lead) {
+			n.Cut(r.cfg.Addr)
+			time.Sleep(10 * time.Second)
+			n.Heal(r.cfg.Addr)
+			registrartest.Propose(t, lead.Raft, registrartest.Submit("t-"+r.id))
+			c.agree()
+		}
+		select {
+		case l := <-lead.Leadership():
+			t.Errorf("leadership changed: %+v after term %d", l, term)
+		default:
+		}
+	})
+}

@@ -14,9 +14,8 @@ import (
 	"github.com/tenderfleet/tender/controlplane/state"
 )
 
-// formatVersion is the version of log entries and snapshots alike.
-// 1: the first.
-const formatVersion = 1
+// Log entries and snapshots carry the capability (package state) that a replica
+// needs to read them: 1 is the format of the first version.
 
 const (
 	// maxElements bounds arrays and maps of a snapshot; the decoder's own limit
@@ -70,22 +69,41 @@ type entry[C any] struct {
 	Commands []C    `cbor:"commands"`
 }
 
-// encodeEntry packs commands that encodeCommand made.
-func encodeEntry(commands []cbor.RawMessage) ([]byte, error) {
-	return encMode.Marshal(entry[cbor.RawMessage]{V: formatVersion, Commands: commands})
+// encodeEntry packs commands that encodeCommand made and that need at most the
+// capability v.
+func encodeEntry(v uint64, commands []cbor.RawMessage) ([]byte, error) {
+	return encMode.Marshal(entry[cbor.RawMessage]{V: v, Commands: commands})
 }
 
-// decodeEntry reads a log entry and accepts nothing that it does not know.
-func decodeEntry(data []byte) ([]state.Command, error) {
+// needs is the capability that a replica must have for all of the commands.
+func needs(commands []state.Command) uint64 {
+	n := uint64(1)
+	for i := range commands {
+		n = max(n, commands[i].Needs())
+	}
+	return n
+}
+
+// checkVersion refuses what only a newer version can read.
+func checkVersion(v, known uint64) error {
+	if v < 1 || v > known {
+		return fmt.Errorf("format version %d, this version knows %d", v, known)
+	}
+	return nil
+}
+
+// decodeEntry reads a log entry of at most the capability known, and accepts
+// nothing that it does not know.
+func decodeEntry(data []byte, known uint64) ([]state.Command, error) {
 	if len(data) > MaxBytes+entrySlack {
 		return nil, fmt.Errorf("an entry of %d bytes, the limit is %d", len(data), MaxBytes)
 	}
 	var e entry[state.Command]
-	if err := unmarshal(data, &e); err != nil {
+	if err := unmarshal(data, &e, known); err != nil {
 		return nil, err
 	}
-	if e.V != formatVersion {
-		return nil, fmt.Errorf("format version %d, this version knows %d", e.V, formatVersion)
+	if err := checkVersion(e.V, known); err != nil {
+		return nil, err
 	}
 	for i := range e.Commands {
 		if _, _, err := kindOf(&e.Commands[i]); err != nil {
@@ -97,7 +115,7 @@ func decodeEntry(data []byte) ([]state.Command, error) {
 
 // unmarshal decodes strictly; where that fails because of the version, the
 // error says so rather than name the first strange field.
-func unmarshal(data []byte, into any) error {
+func unmarshal(data []byte, into any, known uint64) error {
 	err := decMode.Unmarshal(data, into)
 	if err == nil {
 		return nil
@@ -105,8 +123,10 @@ func unmarshal(data []byte, into any) error {
 	var head struct {
 		V uint64 `cbor:"v"`
 	}
-	if cbor.Unmarshal(data, &head) == nil && head.V != formatVersion {
-		return fmt.Errorf("format version %d, this version knows %d: %w", head.V, formatVersion, err)
+	if cbor.Unmarshal(data, &head) == nil {
+		if v := checkVersion(head.V, known); v != nil {
+			return fmt.Errorf("%w: %w", v, err)
+		}
 	}
 	return err
 }
@@ -188,22 +208,24 @@ func (s *stored) fold() *state.State {
 // EncodeState writes a state as snapshots hold it. Equal states give equal
 // bytes.
 func EncodeState(s *state.State) ([]byte, error) {
-	return encMode.Marshal(snapshot{V: formatVersion, State: s})
+	return encMode.Marshal(snapshot{V: max(s.Format, 1), State: s})
 }
 
 // DecodeState is the inverse of EncodeState.
-func DecodeState(data []byte) (*state.State, error) {
+func DecodeState(data []byte) (*state.State, error) { return decodeState(data, state.Capability) }
+
+func decodeState(data []byte, known uint64) (*state.State, error) {
 	var snap struct {
 		V     uint64  `cbor:"v"`
 		State *stored `cbor:"state"`
 	}
-	if err := unmarshal(data, &snap); err != nil {
+	if err := unmarshal(data, &snap, known); err != nil {
 		return nil, err
 	}
-	switch {
-	case snap.V != formatVersion:
-		return nil, fmt.Errorf("format version %d, this version knows %d", snap.V, formatVersion)
-	case snap.State == nil:
+	if err := checkVersion(snap.V, known); err != nil {
+		return nil, err
+	}
+	if snap.State == nil {
 		return nil, errors.New("a snapshot without a state")
 	}
 	if err := noNilRecords(&snap.State.State); err != nil {
@@ -240,7 +262,7 @@ func Hash(s *state.State) [sha256.Size]byte {
 	return sha256.Sum256(data)
 }
 
-func readSnapshot(r io.Reader) (*state.State, error) {
+func readSnapshot(r io.Reader, known uint64) (*state.State, error) {
 	began := time.Now()
 	data, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
 	if err != nil {
@@ -249,7 +271,7 @@ func readSnapshot(r io.Reader) (*state.State, error) {
 	if len(data) > maxSnapshot {
 		return nil, fmt.Errorf("a snapshot of more than %d bytes", maxSnapshot)
 	}
-	s, err := DecodeState(data)
+	s, err := decodeState(data, known)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w (a newer version of tenderd wrote it, or it is damaged: upgrade this replica, or remove its data directory and let it join again)", err)
 	}

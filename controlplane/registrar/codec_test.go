@@ -52,6 +52,10 @@ func (f *filler) fill(v reflect.Value) {
 			if !nested(v.Type().Field(i).Name, f.parts) {
 				f.fillField(v.Type().Field(i).Name, v.Field(i))
 			}
+			// A list that is left out when empty comes back as none.
+			if field := v.Field(i); field.Kind() == reflect.Slice && field.Len() == 0 && strings.Contains(v.Type().Field(i).Tag.Get("cbor"), "omitempty") {
+				field.SetZero()
+			}
 		}
 	case reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))
@@ -155,11 +159,11 @@ func TestEveryFieldOfACommandSurvives(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := encodeEntry(raws)
+		data, err := encodeEntry(state.Capability, raws)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decodeEntry(data)
+		got, err := decodeEntry(data, state.Capability)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,6 +194,7 @@ func TestEveryFieldOfTheStateSurvives(t *testing.T) {
 			t.Fatalf("the test does not fill %s", z)
 		}
 		want.Normalize()
+		want.Format = state.Capability
 		data, err := EncodeState(&want)
 		if err != nil {
 			t.Fatal(err)
@@ -246,8 +251,8 @@ func TestZeroTimesStayZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, _ := encodeEntry([]cbor.RawMessage{raw})
-	got, err := decodeEntry(data)
+	data, _ := encodeEntry(1, []cbor.RawMessage{raw})
+	got, err := decodeEntry(data, state.Capability)
 	if err != nil || !got[0].Time.IsZero() {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -256,12 +261,14 @@ func TestZeroTimesStayZero(t *testing.T) {
 func TestNewerEntriesAreAHardStop(t *testing.T) {
 	role := map[string]any{"Role": "a", "Weight": 1}
 	entry := func(v int, cmd any) any { return map[string]any{"v": v, "commands": []any{cmd}} }
+	const newer = state.Capability + 1
+	tooNew := fmt.Sprintf("format version %d, this version knows %d", newer, state.Capability)
 	for name, tc := range map[string]struct {
 		entry any
 		want  string
 	}{
-		"version":       {entry(2, map[string]any{"SetRole": role}), "format version 2"},
-		"version, kind": {entry(2, map[string]any{"SetQuota": role}), "format version 2"},
+		"version":       {entry(newer, map[string]any{"SetRole": role}), tooNew},
+		"version, kind": {entry(newer, map[string]any{"SetQuotas": role}), tooNew},
 		"kind":          {entry(1, map[string]any{"SetQuota": role}), "unknown field"},
 		"field":         {entry(1, map[string]any{"SetRole": map[string]any{"Role": "a", "Limit": 1}}), "unknown field"},
 		"case":          {entry(1, map[string]any{"setrole": role}), "unknown field"},
@@ -290,17 +297,17 @@ func TestNewerEntriesAreAHardStop(t *testing.T) {
 
 func TestSnapshotsOfNewerVersions(t *testing.T) {
 	for want, snap := range map[string]any{
-		"format version 2": map[string]any{"v": 2, "state": map[string]any{}},
-		"unknown field":    map[string]any{"v": 1, "state": map[string]any{"Quotas": 1}},
-		"without a state":  map[string]any{"v": 1, "state": nil},
-		`Tasks["t1"]`:      map[string]any{"v": 1, "state": map[string]any{"Tasks": map[string]any{"t1": nil}}},
-		"upgrade":          "junk",
+		fmt.Sprintf("format version %d, this version knows %d", state.Capability+1, state.Capability): map[string]any{"v": state.Capability + 1, "state": map[string]any{}},
+		"unknown field":   map[string]any{"v": 1, "state": map[string]any{"Quotas": 1}},
+		"without a state": map[string]any{"v": 1, "state": nil},
+		`Tasks["t1"]`:     map[string]any{"v": 1, "state": map[string]any{"Tasks": map[string]any{"t1": nil}}},
+		"upgrade":         "junk",
 	} {
 		data, err := encMode.Marshal(snap)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readSnapshot(bytes.NewReader(data)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := readSnapshot(bytes.NewReader(data), state.Capability); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}
 	}
@@ -316,7 +323,7 @@ func seedEntries(tb testing.TB) [][]byte {
 			if err != nil {
 				tb.Fatal(err)
 			}
-			data, _ := encodeEntry(raws)
+			data, _ := encodeEntry(needs(cmds[i:i+1]), raws)
 			out = append(out, data)
 		}
 	}
@@ -337,7 +344,7 @@ func FuzzApply(f *testing.F) {
 		{Time: now, Launch: &state.Launch{ID: "t1", Framework: "run", Agent: "a1", Create: true}},
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		cmds, err := decodeEntry(data)
+		cmds, err := decodeEntry(data, state.Capability)
 		if err != nil {
 			return
 		}
@@ -358,14 +365,14 @@ func FuzzApply(f *testing.F) {
 				t.Fatalf("read and not written: %v", err)
 			}
 		}
-		again, err := encodeEntry(raws)
+		again, err := encodeEntry(needs(cmds), raws)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(again) > MaxBytes {
 			return // written by hand it may be shorter
 		}
-		back, err := decodeEntry(again)
+		back, err := decodeEntry(again, state.Capability)
 		if err != nil {
 			t.Fatalf("written and not read: %v", err)
 		}
@@ -384,6 +391,7 @@ func FuzzRestore(f *testing.F) {
 		fl := &filler{rng: rand.New(rand.NewPCG(seed, 4)), full: seed == 0}
 		var s state.State
 		fl.fill(reflect.ValueOf(&s).Elem())
+		s.Format = state.Capability
 		data, err := EncodeState(&s)
 		if err != nil {
 			f.Fatal(err)
@@ -413,4 +421,36 @@ func FuzzRestore(f *testing.F) {
 			s.Apply(3, state.Command{Time: now, Kill: &state.Kill{ID: id}})
 		}
 	})
+}
+
+// What is not used is written as it was before it was added: an older replica
+// reads it (see state.Capability).
+func TestUnusedFieldsAreNotWritten(t *testing.T) {
+	st := state.New()
+	st.Apply(1, state.Command{PutReplica: &state.Replica{ID: "r1", Addr: "a"}})
+	st.Apply(2, state.Command{Submit: &state.Submit{ID: "t1"}})
+	snap, err := EncodeState(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	command, err := encodeCommand(state.Command{PutReplica: &state.Replica{ID: "r1", Addr: "a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Format", "Epoch", "Unsettled", "Restored", "Version", "Capability"} {
+		key, _ := encMode.Marshal(name)
+		if bytes.Contains(snap, key) || bytes.Contains(command, key) {
+			t.Errorf("%s is written", name)
+		}
+	}
+	var head struct {
+		V     uint64
+		State cbor.RawMessage
+	}
+	if err := cbor.Unmarshal(snap, &head); err != nil || head.V != 1 {
+		t.Errorf("version %d, %v", head.V, err)
+	}
+	if _, err := decodeState(snap, 1); err != nil {
+		t.Errorf("the first version does not read it: %v", err)
+	}
 }

@@ -31,9 +31,18 @@
 // channel stops the state machine. So the loop that drains never waits for a
 // Propose or a Read; it starts them in another goroutine.
 //
-// An entry that this version cannot read stops the replica with a panic: going
-// on without it would give this replica another state than its peers. Propose
-// refuses whatever could not be read back, so no command of this version does.
+// An entry that this version cannot read, or that reads back as something else,
+// ends the replica (Failed): going on without it would give this replica another
+// state than its peers. Propose refuses whatever could not be read back, so no
+// command of this version does, and what a voter of an older version could not
+// apply (ErrTooNew). For what a new field or kind of command must look like so
+// that versions can be mixed, see state.Capability.
+//
+// On a full disk a replica steps down and acknowledges nothing, and goes on by
+// itself when there is space (Health). Any other failed write ends it: nobody
+// knows what is on the disk then.
+//
+// Export and Import carry the state out of one control plane and into another.
 //
 // Memory is the twin of one replica without disk or network; package
 // registrartest holds the suite that both pass.

@@ -39,6 +39,8 @@ type members interface {
 	replicaAt(addr string) (id string, ok bool)
 	// mayConnect says whether a replica has business here.
 	mayConnect(id string) error
+	// tell answers a stream that asks about this replica, and closes it.
+	tell(st transport.Stream)
 }
 
 // layer is Raft's stream layer over sessions: one dialled session per peer, and
@@ -139,28 +141,36 @@ func (a addr) String() string  { return string(a) }
 func (l *layer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, timeout)
 	defer cancel()
+	st, s, err := l.stream(ctx, string(address), streamKind)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Stream: st, local: l.Addr(), remote: addr(address), lost: func() { l.giveUp(s) }}, nil
+}
+
+// stream opens a stream on the session to the member with that address.
+func (l *layer) stream(ctx context.Context, address string, kind transport.StreamKind) (transport.Stream, transport.Session, error) {
 	select {
 	case <-l.ready:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("dial %s: %w", address, context.Cause(ctx))
+		return nil, nil, fmt.Errorf("dial %s: %w", address, context.Cause(ctx))
 	}
-	p := l.peer(string(address))
+	p := l.peer(address)
 	select {
 	case p.turn <- struct{}{}:
 		defer l.endTurn(p)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("dial %s: %w", address, context.Cause(ctx))
+		return nil, nil, fmt.Errorf("dial %s: %w", address, context.Cause(ctx))
 	}
-	if err := l.connect(ctx, p, string(address)); err != nil {
-		return nil, err
+	if err := l.connect(ctx, p, address); err != nil {
+		return nil, nil, err
 	}
-	st, err := p.session.Open(ctx, streamKind)
+	st, err := p.session.Open(ctx, kind)
 	if err != nil {
 		l.giveUp(p.session)
-		return nil, fmt.Errorf("dial %s: %w", address, err)
+		return nil, nil, fmt.Errorf("dial %s: %w", address, err)
 	}
-	s := p.session
-	return &conn{Stream: st, local: l.Addr(), remote: addr(address), lost: func() { l.giveUp(s) }}, nil
+	return st, p.session, nil
 }
 
 func (l *layer) peer(address string) *peer {
@@ -251,14 +261,19 @@ func (l *layer) serve(s transport.Session) {
 		if err != nil {
 			return
 		}
-		if st.Kind() != streamKind {
-			st.Reset()
-			continue
-		}
 		// Again for every stream: the peer may have been removed meanwhile.
 		if err := l.allow(who); err != nil {
 			closeSession(s, transport.CodeProtocol, err.Error())
 			return
+		}
+		switch st.Kind() {
+		case streamKind:
+		case aboutKind:
+			l.wg.Go(func() { l.members.tell(st) })
+			continue
+		default:
+			st.Reset()
+			continue
 		}
 		c := &conn{Stream: st, local: l.Addr(), remote: addr(who.Short())}
 		select {

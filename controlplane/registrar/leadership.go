@@ -50,6 +50,7 @@ func (r *Raft) leadershipLoop() {
 func (r *Raft) takeOffice() (uint64, bool) {
 	for r.raft.State() == raft.Leader && r.ctx.Err() == nil {
 		term := r.raft.CurrentTerm()
+		r.capability.Store(0) // of another term's voters
 		err := r.establish(term)
 		if err == nil {
 			return term, true

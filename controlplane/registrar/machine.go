@@ -1,6 +1,7 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -22,7 +23,13 @@ type machine struct {
 	waiters   []waiter
 	followers []*follower
 	closed    bool
-	ends      sync.WaitGroup // the goroutines that close followers' channels
+	// known is the capability up to which entries are applied.
+	known uint64
+	// broken is why nothing is applied any more, nil while things are.
+	broken error
+	// fail, when set, hears of that and ends the replica.
+	fail func(error)
+	ends sync.WaitGroup // the goroutines that close followers' channels
 }
 
 type waiter struct {
@@ -30,15 +37,20 @@ type waiter struct {
 	ready chan struct{}
 }
 
-func newMachine() *machine { return &machine{st: state.New()} }
+func newMachine() *machine { return &machine{st: state.New(), known: state.Capability} }
 
 // apply decodes and applies one entry. An entry that it cannot read is a hard
-// stop: every other answer would let replicas diverge.
+// stop: every other answer would let replicas diverge. It then returns nil, and
+// so it does from then on.
 func (m *machine) apply(index uint64, data []byte) []state.Result {
-	commands, err := decodeEntry(data)
+	if m.stopped() != nil {
+		return nil
+	}
+	commands, err := decodeEntry(data, m.known)
 	if err != nil {
-		panic(fmt.Sprintf("registrar: log entry %d cannot be applied: %v. A newer version of tenderd wrote it. "+
+		m.stop(fmt.Errorf("log entry %d cannot be applied: %w. A newer version of tenderd wrote it. "+
 			"Upgrade this replica; nothing is lost, the entry stays in the log", index, err))
+		return nil
 	}
 	results := make([]state.Result, len(commands))
 	m.mu.Lock()
@@ -52,6 +64,24 @@ func (m *machine) apply(index uint64, data []byte) []state.Result {
 		f.deliver(Entry{Index: index, Commands: commands, Results: results})
 	}
 	return results
+}
+
+// stop ends the application of entries for good.
+func (m *machine) stop(err error) {
+	if m.fail == nil {
+		panic("registrar: " + err.Error())
+	}
+	m.mu.Lock()
+	m.broken = cmp.Or(m.broken, err)
+	m.mu.Unlock()
+	m.fail(err)
+}
+
+// stopped returns why nothing is applied any more.
+func (m *machine) stopped() error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.broken
 }
 
 // advance records that every entry up to index is applied.

@@ -37,7 +37,11 @@ func (r *Raft) Replicas() []Replica {
 		case m.ID == r.cfg.ID:
 			m.LastContact = time.Now()
 		case leading:
-			m.LastContact = r.trans.progress(s.ID).at
+			p := r.trans.progress(s.ID)
+			m.LastContact = p.at
+			if last := r.raft.LastIndex(); p.lastLog < last {
+				m.Lag = last - p.lastLog
+			}
 		case m.Leader:
 			m.LastContact = r.raft.LastContact()
 		}
@@ -68,36 +72,63 @@ const nearlyThere = 256
 // all is not added. Where ctx ends before it has caught up, it stays a member
 // without a vote, and another AddVoter goes on from there.
 func (r *Raft) AddVoter(ctx context.Context, id fleet.ReplicaID, addr string) error {
-	if err := fleet.CheckID("replica", string(id)); err != nil {
-		return fmt.Errorf("adding a replica: %w", err)
-	}
-	op := fmt.Sprintf("adding replica %s", id)
-	sid, saddr := raft.ServerID(id), raft.ServerAddress(addr)
-	member := false
-	for _, s := range r.servers() {
-		switch {
-		case s.ID == sid && s.Suffrage == raft.Voter && r.raft.State() == raft.Leader:
-			if s.Address == saddr {
-				return nil
-			}
-			return r.change(ctx, op, func() raft.Future { return r.raft.AddVoter(sid, saddr, 0, 0) })
-		case s.ID == sid:
-			member = true
-		case s.Address == saddr:
-			return fmt.Errorf("%s: replica %s has the address %s; remove that one first", op, s.ID, addr)
-		}
-	}
-	began := time.Now()
-	if err := r.change(ctx, op, func() raft.Future { return r.raft.AddNonvoter(sid, saddr, 0, 0) }); err != nil {
+	member, voter, err := r.member(id, addr)
+	if err != nil {
 		return err
 	}
-	if err := r.caughtUp(ctx, sid, began); err != nil {
+	if voter && r.raft.State() == raft.Leader {
+		return r.Promote(ctx, id, addr)
+	}
+	began := time.Now()
+	if err := r.AddLearner(ctx, id, addr); err != nil {
+		return err
+	}
+	if err := r.caughtUp(ctx, raft.ServerID(id), began); err != nil {
 		if errors.Is(err, errSilent) && !member {
 			err = errors.Join(err, r.Remove(ctx, id))
 		}
-		return fmt.Errorf("%s at %s: %w", op, addr, err)
+		return fmt.Errorf("adding replica %s at %s: %w", id, addr, err)
 	}
-	return r.change(ctx, op, func() raft.Future { return r.raft.AddVoter(sid, saddr, 0, 0) })
+	return r.Promote(ctx, id, addr)
+}
+
+// AddLearner makes a replica a member without a vote: it gets the log.
+func (r *Raft) AddLearner(ctx context.Context, id fleet.ReplicaID, addr string) error {
+	if _, _, err := r.member(id, addr); err != nil {
+		return err
+	}
+	return r.change(ctx, fmt.Sprintf("adding replica %s", id), func() raft.Future {
+		return r.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), 0, 0)
+	})
+}
+
+// Promote gives a member its vote, whether it has caught up or not, or a voter
+// another address.
+func (r *Raft) Promote(ctx context.Context, id fleet.ReplicaID, addr string) error {
+	for _, m := range r.Replicas() {
+		if m.ID == id && m.Voter && m.Addr == addr && r.raft.State() == raft.Leader {
+			return nil
+		}
+	}
+	return r.change(ctx, fmt.Sprintf("making replica %s a voter", id), func() raft.Future {
+		return r.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, 0)
+	})
+}
+
+// member says what a replica is now, and refuses an address that is taken.
+func (r *Raft) member(id fleet.ReplicaID, addr string) (member, voter bool, err error) {
+	if err := fleet.CheckID("replica", string(id)); err != nil {
+		return false, false, fmt.Errorf("adding a replica: %w", err)
+	}
+	for _, m := range r.Replicas() {
+		switch {
+		case m.ID == id:
+			member, voter = true, m.Voter
+		case m.Addr == addr:
+			return false, false, fmt.Errorf("adding replica %s: replica %s has the address %s; remove that one first", id, m.ID, addr)
+		}
+	}
+	return member, voter, nil
 }
 
 var errSilent = errors.New("it does not answer; check that tenderd runs there under this name, and that its UDP port is open from here")

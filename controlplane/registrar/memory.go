@@ -37,7 +37,7 @@ func (r *Memory) Propose(ctx context.Context, cmds ...state.Command) ([]state.Re
 	if err != nil || len(raws) == 0 {
 		return nil, err
 	}
-	data, err := encodeEntry(raws)
+	data, err := encodeEntry(needs(cmds), raws)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejected, err)
 	}

@@ -20,8 +20,9 @@ const maxInFlight = 2
 
 // proposal is one Propose on its way.
 type proposal struct {
-	raws []cbor.RawMessage
-	size int
+	raws  []cbor.RawMessage
+	size  int
+	needs uint64 // the capability
 	// taken decides between the proposer that gives up and the loop that packs.
 	taken   atomic.Bool
 	done    chan struct{}
@@ -38,8 +39,8 @@ func (p *proposal) finish(results []state.Result, err error) {
 // what each came to. It is safe for concurrent use; the order among concurrent
 // Proposes is not defined. A refusal by the state is a Result, not an error.
 //
-// Errors: ErrNotLeader and ErrRejected (nothing was changed), ErrTimeout (the
-// outcome is unknown: ctx ended or leadership was lost while the entry was on
+// Errors: ErrNotLeader, ErrRejected and ErrTooNew (nothing was changed),
+// ErrTimeout (the outcome is unknown: ctx ended or leadership was lost while the entry was on
 // its way), ErrClosed.
 func (r *Raft) Propose(ctx context.Context, cmds ...state.Command) ([]state.Result, error) {
 	raws, err := encodeCommands(cmds)
@@ -49,7 +50,10 @@ func (r *Raft) Propose(ctx context.Context, cmds ...state.Command) ([]state.Resu
 	if r.raft.State() != raft.Leader {
 		return nil, r.notLeader()
 	}
-	p := &proposal{raws: raws, done: make(chan struct{})}
+	p := &proposal{raws: raws, needs: needs(cmds), done: make(chan struct{})}
+	if err := r.allowed(p.needs); err != nil {
+		return nil, err
+	}
 	for _, raw := range raws {
 		p.size += len(raw)
 	}
@@ -139,16 +143,17 @@ func (r *Raft) pack(first *proposal) (batch []*proposal, next *proposal) {
 // submit starts one entry; its end frees the slot.
 func (r *Raft) submit(batch []*proposal, slots chan struct{}) {
 	var raws []cbor.RawMessage
+	v := uint64(1)
 	for _, p := range batch {
-		raws = append(raws, p.raws...)
+		raws, v = append(raws, p.raws...), max(v, p.needs)
 	}
-	data, err := encodeEntry(raws)
+	data, err := encodeEntry(v, raws)
 	if err != nil {
 		<-slots
 		answer(batch, nil, fmt.Errorf("%w: %w", ErrRejected, err))
 		return
 	}
-	future := r.raft.Apply(data, 0)
+	future := r.raft.ApplyLog(seal(data), 0)
 	r.wg.Go(func() {
 		err := future.Error()
 		<-slots
@@ -156,7 +161,12 @@ func (r *Raft) submit(batch []*proposal, slots chan struct{}) {
 			answer(batch, nil, r.explain(err))
 			return
 		}
-		answer(batch, future.Response().([]state.Result), nil)
+		results := future.Response().([]state.Result)
+		if results == nil { // it was not applied here
+			answer(batch, nil, fmt.Errorf("%w: %w", ErrTimeout, r.Failure()))
+			return
+		}
+		answer(batch, results, nil)
 	})
 }
 
@@ -177,6 +187,8 @@ func (r *Raft) explain(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return r.notLeader()
+	case errors.Is(err, ErrDiskFull): // it is not in the log, and this leader has stepped down
+		return fmt.Errorf("%w: %w", err, &NotLeaderError{})
 	case errors.Is(err, raft.ErrLeadershipLost):
 		return fmt.Errorf("%w: leadership was lost while the entry was on its way", ErrTimeout)
 	case errors.Is(err, raft.ErrRaftShutdown):

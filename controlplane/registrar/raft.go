@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,6 +25,7 @@ const (
 	DefaultSnapshotThreshold = 8192
 	DefaultTrailingLogs      = 10240
 	DefaultSnapshotInterval  = 2 * time.Minute
+	DefaultReserve           = 64 << 20
 )
 
 // maxAppendEntries bounds one message to a replica that lags: entries may be
@@ -41,6 +43,20 @@ type Config struct {
 	// Bootstrap makes a new control plane of this one voter. It does nothing
 	// where Dir holds one.
 	Bootstrap bool
+	// Member says that Dir has held a log. If it does not now, Open refuses with
+	// ErrForgotten: such a replica could vote twice in one term.
+	Member bool
+	// Born, when set, is called without Member once Dir holds a log and before
+	// that is used: the caller keeps Member.
+	Born func() error
+	// Version is what the replica tells the others that it runs.
+	Version string
+	// Reserve is how many bytes of free space a leader wants: see Health. A log
+	// that ran out of space goes on when there are as many again.
+	Reserve uint64
+	// Capability, when not 0, is taken for this version's: tests make older and
+	// newer versions of it.
+	Capability uint64
 
 	// Endpoint carries the sessions between replicas. The caller closes it,
 	// after Close.
@@ -55,7 +71,9 @@ type Config struct {
 
 	Log *slog.Logger
 
-	segment int // size of the log's files; zero means raft-wal's default
+	segment int                    // size of the log's files; zero means raft-wal's default
+	disk    func(wal) wal          // changes the log on disk (tests)
+	space   func() (uint64, error) // instead of the disk's (tests)
 }
 
 func (c *Config) populate() error {
@@ -74,6 +92,8 @@ func (c *Config) populate() error {
 	setDefault(&c.SnapshotThreshold, DefaultSnapshotThreshold)
 	setDefault(&c.TrailingLogs, DefaultTrailingLogs)
 	setDefault(&c.SnapshotInterval, DefaultSnapshotInterval)
+	setDefault(&c.Reserve, DefaultReserve)
+	setDefault(&c.Capability, state.Capability)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -126,6 +146,12 @@ type Raft struct {
 	nextRead *readRound
 	readWake chan struct{}
 
+	capability atomic.Uint64 // of all voters, as the caller says; 0: ask the state
+
+	failing sync.Mutex
+	failure error         // what this replica cannot go on from
+	failed  chan struct{} // closed then
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -142,7 +168,9 @@ func Open(cfg Config) (*Raft, error) {
 		leadership:   make(chan Leadership, 1),
 		establishing: make(chan struct{}, 1),
 		readWake:     make(chan struct{}, 1),
+		failed:       make(chan struct{}),
 	}
+	r.m.known, r.m.fail = cfg.Capability, r.fail
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.open(); err != nil {
 		r.cancel()
@@ -152,7 +180,7 @@ func Open(cfg Config) (*Raft, error) {
 }
 
 func (r *Raft) open() (err error) {
-	if r.stores, err = openStores(r.cfg.Dir, r.cfg.segment, r.cfg.Log); err != nil {
+	if r.stores, err = openStores(&r.cfg, r.fail); err != nil {
 		return err
 	}
 	defer func() {
@@ -172,15 +200,24 @@ func (r *Raft) open() (err error) {
 	if err = r.bootstrap(rc, trans); err == nil {
 		r.raft, err = raft.NewRaft(rc, (*fsm)(r.m), r.stores.log, r.stores.stable, r.stores.snapshots, r.trans)
 	}
+	if err == nil && r.Failure() != nil { // an older snapshot could be read
+		err = r.raft.Shutdown().Error()
+		err = errors.Join(r.Failure(), err)
+	}
 	if err != nil {
 		if r.layer != nil {
 			_ = trans.Close()
+		}
+		if f := r.Failure(); f != nil {
+			err = f // Raft says only that it failed
 		}
 		return fmt.Errorf("starting raft: %w", err)
 	}
 	if r.layer != nil {
 		r.layer.start(r)
 	}
+	r.wg.Go(func() { r.receive(trans.Consumer()) })
+	r.wg.Go(r.hastenLoop)
 	r.wg.Go(r.leadershipLoop)
 	r.wg.Go(r.proposeLoop)
 	r.wg.Go(r.readLoop)
@@ -241,7 +278,23 @@ func (r *Raft) shut() error {
 	case <-grace.C:
 		r.log.Warn("proposals still in flight at close")
 	}
-	errs := []error{r.raft.Shutdown().Error()}
+	if r.stores.guard != nil {
+		r.stores.guard.end()
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.raft.Shutdown().Error() }()
+	var errs []error
+	if r.Failure() == nil {
+		errs = append(errs, <-stopped)
+	} else {
+		// A part of Raft may hang for good: it is left to the end of the process.
+		select {
+		case err := <-stopped:
+			errs = append(errs, err)
+		case <-time.After(failedGrace):
+			return fmt.Errorf("registrar: close: %w", r.Failure())
+		}
+	}
 	if r.layer != nil {
 		r.layer.wait()
 	}
@@ -250,6 +303,31 @@ func (r *Raft) shut() error {
 		return fmt.Errorf("registrar: close: %w", err)
 	}
 	return nil
+}
+
+// failedGrace is how long a replica that has failed waits for its Raft.
+const failedGrace = time.Second
+
+// fail notes what this replica cannot go on from.
+func (r *Raft) fail(err error) {
+	r.failing.Lock()
+	defer r.failing.Unlock()
+	if r.failure == nil {
+		r.failure = err
+		r.log.Error("this replica cannot go on", "error", err)
+		close(r.failed)
+	}
+}
+
+// Failed is closed when this replica cannot go on: Failure says why. The owner
+// closes it, and ends.
+func (r *Raft) Failed() <-chan struct{} { return r.failed }
+
+// Failure is why this replica cannot go on, nil while it can.
+func (r *Raft) Failure() error {
+	r.failing.Lock()
+	defer r.failing.Unlock()
+	return r.failure
 }
 
 // Stale calls fn with the state of this replica, which may lag behind the
@@ -274,7 +352,13 @@ type fsm machine
 
 var _ raft.ConfigurationStore = (*fsm)(nil)
 
-func (f *fsm) Apply(l *raft.Log) any { return (*machine)(f).apply(l.Index, l.Data) }
+func (f *fsm) Apply(l *raft.Log) any {
+	if err := sound(l); err != nil {
+		(*machine)(f).stop(fmt.Errorf("%w; %s", err, damagedNext))
+		return []state.Result(nil)
+	}
+	return (*machine)(f).apply(l.Index, l.Data)
+}
 
 // StoreConfiguration only counts: such an entry changes nothing here, and Read
 // waits until every entry before it has been applied.
@@ -282,15 +366,20 @@ func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) { (*machine
 
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	st, err := readSnapshot(r)
+	m := (*machine)(f)
+	st, err := readSnapshot(r, m.known)
 	if err != nil {
+		m.stop(err)
 		return err
 	}
-	(*machine)(f).restore(st)
+	m.restore(st)
 	return nil
 }
 
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := (*machine)(f).stopped(); err != nil {
+		return nil, err // Raft counts entries that were not applied
+	}
 	return &frozen{(*machine)(f).clone()}, nil
 }
 

@@ -41,6 +41,8 @@ type Replica struct {
 	// knows: the leader knows about all, another replica about the leader. Zero
 	// means not known.
 	LastContact time.Time
+	// Lag is how many entries it lacks, as far as the leader knows; 0 elsewhere.
+	Lag uint64
 }
 
 // Kinds of errors. Propose and Read wrap them with what happened.
@@ -56,6 +58,14 @@ var (
 	// ErrRejected: the commands cannot be written as one log entry; nothing was
 	// changed and trying again does not help.
 	ErrRejected = errors.New("commands rejected")
+	// ErrTooNew: a voter is known to run a version that could not apply the
+	// commands; nothing was changed. It goes away when all are upgraded.
+	ErrTooNew = errors.New("not every replica is new enough")
+	// ErrDiskFull: this replica's log cannot be written for want of space; nothing
+	// was changed. It comes with an ErrNotLeader: another one may lead now.
+	ErrDiskFull = errors.New("no space left on the disk of this replica")
+	// ErrForgotten: see Config.Member.
+	ErrForgotten = errors.New("the log of this replica is gone")
 )
 
 // NotLeaderError names the leader, when one is known.

@@ -18,6 +18,7 @@ type Transport interface {
 // itself does not tell how far they are.
 type tracker struct {
 	Transport
+	received chan raft.RPC // what Raft gets: see Raft.receive
 
 	mu    sync.Mutex
 	peers map[raft.ServerID]progress
@@ -30,8 +31,11 @@ type progress struct {
 }
 
 func newTracker(t Transport) *tracker {
-	return &tracker{Transport: t, peers: map[raft.ServerID]progress{}}
+	return &tracker{Transport: t, received: make(chan raft.RPC), peers: map[raft.ServerID]progress{}}
 }
+
+// Consumer implements raft.Transport.
+func (t *tracker) Consumer() <-chan raft.RPC { return t.received }
 
 // AppendEntries implements raft.Transport. Heartbeats come this way, ten or
 // more in every time-out.

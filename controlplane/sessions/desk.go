@@ -162,7 +162,7 @@ func (l *line) take(item *wire.Relayed) {
 	agent, number := st.agent, st.number
 	switch {
 	case item.Up != nil:
-		up := leader.AgentUp{Agent: agent, Session: number, Hostname: item.Up.Hostname, Boot: item.Up.BootID, Epoch: item.Up.Epoch}
+		up := leader.AgentUp{Agent: agent, Session: number, Hostname: item.Up.Hostname, Boot: item.Up.BootID, Epoch: item.Up.Epoch, Key: item.Up.Key, Remote: item.Up.Remote}
 		if item.Capacity != nil {
 			up.Capacity = *item.Capacity
 		}
@@ -177,7 +177,7 @@ func (l *line) take(item *wire.Relayed) {
 		d.emit(leader.Report{Agent: agent, Session: number, Updates: item.Updates})
 	}
 	if item.Pull != nil {
-		d.emit(leader.Pull{Agent: agent, Session: number, Generation: item.Pull.Generation, Full: item.Pull.Full})
+		d.emit(leader.Pull{Agent: agent, Session: number, Generation: item.Pull.Generation, Full: item.Pull.Full, Stamp: item.Pull.Stamp, CaughtUp: item.Pull.CaughtUp})
 	}
 	if item.Down {
 		d.emit(leader.AgentDown{Agent: agent, Session: number, Seen: st.soft.LastSeen})

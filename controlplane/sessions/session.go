@@ -34,15 +34,21 @@ type session struct {
 	// capacity is what the agent declared last.
 	capacity fleet.Capacity
 	heard    time.Time // of the agent
+	silence  *silence
 
 	mu sync.Mutex
 	// out is what waits to be sent; of desired sets the last one counts. Resync
 	// stands for Led.
-	out   wire.Relayed
-	term  uint64
-	beat  bool // a beat waits for its answer
-	asked bool // the next message is an answer
-	wake  chan struct{}
+	out  wire.Relayed
+	term uint64
+	beat bool // a beat waits for its answer
+	// remote is where the agent's packets come from; moved: it does not know yet.
+	remote string
+	moved  bool
+	asked  bool // the next message is an answer
+	// bundle is to be sent; nil: none.
+	bundle *wire.Bundle
+	wake   chan struct{}
 }
 
 // Serve speaks agent/1 on a connection until it ends. The connection is closed
@@ -81,7 +87,11 @@ func (m *Manager) serve(ctx context.Context, conn transport.Session) error {
 	if !ok {
 		return fmt.Errorf("%T instead of hello", msg)
 	}
-	s, refusal := m.admit(conn, hello)
+	key, refusal := m.cfg.AdmitKey(ctx, conn)
+	var s *session
+	if refusal == nil {
+		s, refusal = m.admit(conn, key, hello)
+	}
 	if refusal != nil {
 		return refuse(ctx, conn, st, control, *refusal)
 	}
@@ -108,7 +118,7 @@ func refuse(ctx context.Context, conn transport.Session, st transport.Stream, co
 
 // admit decides on a Hello. The certificate has been verified; the record may
 // have changed since.
-func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.Refusal) {
+func (m *Manager) admit(conn transport.Session, key string, h wire.Hello) (*session, *wire.Refusal) {
 	peer := conn.Peer()
 	rec := m.cfg.Agent(fleet.AgentID(peer.ID))
 	elsewhere := &wire.Refusal{Code: wire.RefusedNotLeader, Leader: m.cfg.Leader(), RetryAfter: 2 * time.Second}
@@ -143,12 +153,14 @@ func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.R
 	m.next++
 	s := &session{
 		m: m, id: fleet.AgentID(peer.ID), number: m.next, conn: conn, capability: h.Capability,
-		wake: make(chan struct{}, 1), capacity: h.Capacity, heard: time.Now(),
+		wake: make(chan struct{}, 1), capacity: h.Capacity, heard: time.Now(), silence: newSilence(conn, h.Beat),
 		info: wire.SessionUp{
 			Agent: fleet.AgentID(peer.ID), Hostname: h.Hostname, BootID: h.BootID, Epoch: h.Epoch, Version: h.Version,
 			Since: time.Now(), Link: transport.LinkOf(conn), Remote: transport.RemoteAddr(conn),
+			Key: key,
 		},
 	}
+	s.remote = s.info.Remote
 	m.open[s.number] = s
 	return s, nil
 }
@@ -156,6 +168,7 @@ func (m *Manager) admit(conn transport.Session, h wire.Hello) (*session, *wire.R
 // run carries one session; all its goroutines end before it returns.
 func (s *session) run(ctx context.Context, control *wire.Conn) error {
 	defer s.leave()
+	defer s.silence.stop()
 	bundle := s.m.cfg.Bundle()
 	s.m.mu.Lock()
 	up := s.m.up
@@ -283,7 +296,15 @@ func (s *session) read(control *wire.Conn) error {
 			}
 			return fmt.Errorf("read control stream: %w", err)
 		}
+		s.silence.heard()
+		s.observe()
 		switch msg := msg.(type) {
+		case wire.Beat:
+			if msg.Every > 0 {
+				s.silence.set(msg.Every)
+			}
+			s.answerBeat()
+			s.put(wire.Relayed{})
 		case wire.Readings:
 			s.answerBeat()
 			s.put(wire.Relayed{Readings: &msg.Readings})
@@ -291,6 +312,12 @@ func (s *session) read(control *wire.Conn) error {
 			s.put(wire.Relayed{Pull: &msg})
 		case wire.Report:
 			s.put(wire.Relayed{Updates: msg.Updates})
+		case wire.KeyStored:
+			// The key that it has shown is going to be the one before. A later
+			// leader must not take that for a copy's.
+			s.binding.Lock()
+			s.info.Key = ""
+			s.binding.Unlock()
 		case wire.CapacityChanged:
 			s.put(wire.Relayed{Capacity: &msg.Capacity})
 		default:
@@ -299,8 +326,28 @@ func (s *session) read(control *wire.Conn) error {
 	}
 }
 
-// answerBeat lets the agent know that the replica lives.
+// observe tells the agent when it comes from another address than before, which
+// after a silence means that a NAT has forgotten it.
+func (s *session) observe() {
+	addr := transport.RemoteAddr(s.conn)
+	s.mu.Lock()
+	moved := addr != s.remote && s.capability >= 3
+	if moved {
+		s.remote, s.moved = addr, true
+	}
+	s.mu.Unlock()
+	if moved {
+		s.m.cfg.Log.Info("agent's address changed", "agent", s.id, "remote", addr)
+		s.rouse()
+	}
+}
+
+// answerBeat lets the agent know that the replica lives. Over QUIC one that
+// knows beats sees its packets acknowledged.
 func (s *session) answerBeat() {
+	if s.capability >= 3 && s.info.Link == "quic" {
+		return
+	}
 	s.mu.Lock()
 	s.beat = true
 	s.mu.Unlock()
@@ -353,16 +400,22 @@ func (s *session) write(ctx context.Context, control *wire.Conn) error {
 // take empties the outbox.
 func (s *session) take() []wire.Message {
 	s.mu.Lock()
-	out, beat := s.out, s.beat
-	s.out, s.beat = wire.Relayed{}, false
-	term := s.term
+	out, beat, moved, bundle := s.out, s.beat, s.moved, s.bundle
+	s.out, s.beat, s.moved, s.bundle = wire.Relayed{}, false, false, nil
+	term, remote := s.term, s.remote
 	s.mu.Unlock()
 	var msgs []wire.Message
 	if out.Resync {
 		msgs = append(msgs, wire.Led{Term: term})
 	}
+	if bundle != nil {
+		msgs = append(msgs, *bundle)
+	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})
+	}
+	if moved {
+		msgs = append(msgs, wire.Observed{Addr: remote})
 	}
 	if len(out.Acks) > 0 || beat {
 		msgs = append(msgs, wire.Acks{Acks: out.Acks})

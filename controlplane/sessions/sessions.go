@@ -41,8 +41,14 @@ type Config struct {
 	// Bundle and Replicas go into every Welcome.
 	Bundle   func() *pki.Bundle
 	Replicas func() []string
-	// Renew signs the next certificate of an agent. It is called while leading.
-	Renew func(ctx context.Context, peer pki.Identity, csr []byte) (wire.Certificate, error)
+	// AdmitKey returns the pin of the key that an agent has shown, and refuses
+	// one that the agent has left behind. It may wait for the trio.
+	AdmitKey func(ctx context.Context, conn transport.Session) (key string, refusal *wire.Refusal)
+	// Renew signs the next certificate of an agent and returns the pin of the
+	// next key; Stored commits that the agent has both on disk. They are called
+	// while leading.
+	Renew  func(ctx context.Context, peer pki.Identity, req wire.RenewRequest) (cert wire.Certificate, next string, err error)
+	Stored func(ctx context.Context, peer pki.Identity, next string) error
 	// ResetKey signs stateless resets; Keep stores that of the leader for the
 	// next start.
 	ResetKey [32]byte
@@ -155,6 +161,19 @@ func (m *Manager) Revoked(banned func(pki.Identity) bool) {
 		if banned(s.conn.Peer()) {
 			_ = s.conn.Close(transport.CodeRevoked, "revoked")
 		}
+	}
+}
+
+// Push sends a newer trust bundle to every agent here that understands it.
+func (m *Manager) Push(b wire.Bundle) {
+	for _, s := range m.sessions() {
+		if s.capability < 3 {
+			continue // it has it with its next Welcome
+		}
+		s.mu.Lock()
+		s.bundle = &b
+		s.mu.Unlock()
+		s.rouse()
 	}
 }
 

@@ -62,11 +62,27 @@ func (m *Manager) sign(ctx context.Context, peer pki.Identity, st transport.Stre
 	if !ok {
 		return fmt.Errorf("%T instead of a request", msg)
 	}
-	cert, err := m.cfg.Renew(ctx, peer, req.CSR)
+	cert, next, err := m.cfg.Renew(ctx, peer, req)
 	if err != nil {
 		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedBadRequest, Text: err.Error()}))
 	}
-	return conn.Send(cert)
+	if err := conn.Send(cert); err != nil {
+		return err
+	}
+	if len(req.Key) == 0 {
+		return nil // the agent keeps its key, so nothing changes with its use
+	}
+	// Until the agent says that it has the new key on disk, the old one counts.
+	if msg, err = conn.Recv(); err != nil {
+		return fmt.Errorf("wait for the agent to store its certificate: %w", err)
+	}
+	if _, ok := msg.(wire.KeyStored); !ok {
+		return fmt.Errorf("%T instead of a word that the certificate is stored", msg)
+	}
+	if err := m.cfg.Stored(ctx, peer, next); err != nil {
+		return fmt.Errorf("confirm the new key: %w", err)
+	}
+	return conn.Send(wire.KeyStored{})
 }
 
 // through opens a stream of a session at the other end of a relay.

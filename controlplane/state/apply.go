@@ -23,6 +23,9 @@ func (s *State) Apply(_ uint64, c Command) Result {
 }
 
 func (s *State) apply(c *Command) Result {
+	if n := c.Needs(); n > max(s.Format, 1) {
+		s.Format = n
+	}
 	switch {
 	case c.Observe != nil:
 		return s.observe(c.Time, c.Observe)
@@ -53,9 +56,11 @@ func (s *State) apply(c *Command) Result {
 	case c.PutPrincipal != nil:
 		return s.putPrincipal(c.Time, c.PutPrincipal)
 	case c.PutReplica != nil:
-		r := *c.PutReplica
-		s.Replicas[r.ID] = &r
-		return Result{}
+		return s.putReplica(*c.PutReplica)
+	case c.NoteReplica != nil:
+		return s.note(c.NoteReplica)
+	case c.Settle != nil:
+		return s.settle(c.Settle)
 	case c.DropReplica != nil:
 		delete(s.Replicas, c.DropReplica.ID)
 		return Result{}
@@ -79,6 +84,16 @@ func (s *State) apply(c *Command) Result {
 		return s.gone(c.Time, c.MarkGone.Agent)
 	case c.SetMaintenance != nil:
 		return s.maintain(c.SetMaintenance)
+	case c.SetBundle != nil:
+		return s.setBundle(c.SetBundle)
+	case c.Rekey != nil:
+		return s.rekey(c.Time, c.Rekey)
+	case c.Confirm != nil:
+		return s.confirm(c.Confirm)
+	case c.Cloned != nil:
+		return s.cloned(c.Time, c.Cloned)
+	case c.Replace != nil:
+		return s.replace(c.Time, c.Replace)
 	default:
 		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
 	}
@@ -335,7 +350,7 @@ func (s *State) reach(now time.Time, c *Reach) Result {
 			t.State = fleet.TaskUnreachable
 			t.History = appendHistory(t.History, fleet.Status{
 				Task: id, State: fleet.TaskUnreachable, Time: now, ExitCode: -1,
-				Message: "the agent does not answer", Reason: fleet.ReasonAgentLost,
+				Message: t.awayText(), Reason: fleet.ReasonAgentLost,
 			})
 		}
 		s.Tasks[id] = &t

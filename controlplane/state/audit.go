@@ -166,6 +166,14 @@ func (c *DropReplica) audit(Result) (action, target, detail string) {
 	return "replica.remove", identityWord(KindReplica, string(c.ID)), ""
 }
 
+func (c *NoteReplica) audit(Result) (action, target, detail string) {
+	return "replica.note", identityWord(KindReplica, string(c.ID)), c.Version
+}
+
+func (c *Settle) audit(Result) (action, target, detail string) {
+	return "agent.settle", identityWord(KindAgent, string(c.Agent)), ""
+}
+
 func (c *SetCapacity) audit(Result) (action, target, detail string) {
 	return "agent.declare", identityWord(KindAgent, string(c.Agent)), ""
 }

@@ -42,8 +42,17 @@ type Command struct {
 	SetActive      *SetActive
 	MarkGone       *MarkGone
 	SetMaintenance *SetMaintenance
+	Replace        *Replace
 	// PutPrincipal adds a principal; Revoke ends it.
 	PutPrincipal *Principal
+
+	NoteReplica *NoteReplica
+	Settle      *Settle
+	Rekey       *Rekey
+	Confirm     *Confirm
+	Cloned      *Cloned
+	// SetBundle replaces the trust roots.
+	SetBundle *SetBundle
 }
 
 type (
@@ -82,6 +91,14 @@ type (
 	}
 	// DropReplica forgets a replica that was removed from the trio.
 	DropReplica struct{ ID fleet.ReplicaID }
+	// NoteReplica records what a replica says that it runs.
+	NoteReplica struct {
+		ID         fleet.ReplicaID
+		Version    string
+		Capability uint64
+	}
+	// Settle says that what an agent runs beyond a restored state is to end.
+	Settle struct{ Agent fleet.AgentID }
 	// SetCapacity records what an agent declares.
 	SetCapacity struct {
 		Agent    fleet.AgentID
@@ -131,7 +148,11 @@ type (
 		Grace time.Duration
 		// For, when not empty, says for what the task is preempted.
 		For string
+		// Superseded, when not empty, is the task of its kind that goes on.
+		Superseded fleet.TaskID
 	}
+	// Replace submits a replacement for a task whose agent is lost to it.
+	Replace struct{ Task fleet.TaskID }
 	// Observe is a status update reported by an agent.
 	Observe struct {
 		Agent  fleet.AgentID
@@ -229,6 +250,8 @@ const (
 	OK            Kind = ""
 	NotFound      Kind = "not_found"
 	Conflict      Kind = "conflict"
+	Foreign       Kind = "foreign_key" // a key that is not the agent's, and never was
+	PastKey       Kind = "past_key"    // one that it has left behind
 	Invalid       Kind = "invalid"
 	TokenUnknown  Kind = "token_unknown"
 	TokenUsed     Kind = "token_used"

@@ -35,14 +35,24 @@ type State struct {
 	EndedFrameworks []fleet.FrameworkID
 	// Audit says who asked for what.
 	Audit AuditLog
+	// Format is the capability that a replica needs to read this state: the
+	// highest that any command needed. Zero is 1.
+	Format uint64 `cbor:",omitempty"`
+	// Epoch counts the histories of this fleet: a restored state begins a new
+	// one. Terms and generations are comparable only within an epoch; see Fence.
+	Epoch uint64 `cbor:",omitempty"`
+	// Unsettled are the agents of a restored state that may run tasks of which it
+	// does not know: see Restored.
+	Unsettled map[fleet.AgentID]bool `cbor:",omitempty"`
 }
 
 // MaxEnded bounds the ended tasks that are kept.
 const MaxEnded = 10000
 
 // MaxHistory bounds the statuses kept per task: the oldest results of checks
-// are dropped, then the first statuses.
-const MaxHistory = 16
+// are dropped, then other passing news but the first, then the first statuses.
+// What an agent keeps of a task while it is alone (package reports) has room.
+const MaxHistory = 64
 
 // Task is one task from its submission to the end of its record.
 //
@@ -78,9 +88,21 @@ type Task struct {
 	Foreign string
 	// Group names the tasks that end together when one of them fails.
 	Group string
+	// Running is when the control plane first saw it running, by its own clock.
+	Running time.Time `cbor:",omitzero"`
+	// Replaces and ReplacedBy tie a task and its replacement together. Instance
+	// counts them: 0 is the original.
+	Replaces   fleet.TaskID `cbor:",omitempty"`
+	ReplacedBy fleet.TaskID `cbor:",omitempty"`
+	Instance   int          `cbor:",omitempty"`
+	// Superseded is the task of its kind that was kept when this one was ended.
+	Superseded fleet.TaskID `cbor:",omitempty"`
 	// Pending are the updates that its framework has not acknowledged, oldest
 	// first.
 	Pending []Pending
+	// Restored: updates of it may have been acknowledged in a history that is
+	// lost, so the next one may have any higher number.
+	Restored bool `cbor:",omitempty"`
 }
 
 // Waiting reports whether the task still waits to be placed.
@@ -111,6 +133,10 @@ type Replica struct {
 	// Intermediate is the certificate (DER) of the replica's issuing authority.
 	Intermediate []byte
 	Joined       time.Time
+	// Version and Capability are what it said last that it runs; zero means that
+	// it has not said so.
+	Version    string `cbor:",omitempty"`
+	Capability uint64 `cbor:",omitempty"`
 }
 
 // New returns the empty state.
@@ -124,6 +150,7 @@ func New() *State {
 		Principals: map[string]*Principal{},
 		Tokens:     map[string]*Token{},
 		Revoked:    map[string]time.Time{},
+		Unsettled:  map[fleet.AgentID]bool{},
 	}
 }
 
@@ -141,6 +168,7 @@ func (s *State) Clone() *State {
 	c.Ended = slices.Clone(s.Ended)
 	c.EndedFrameworks = slices.Clone(s.EndedFrameworks)
 	c.Audit = s.Audit.clone()
+	c.Unsettled = maps.Clone(s.Unsettled)
 	return &c
 }
 
@@ -155,6 +183,7 @@ func (s *State) Normalize() {
 	fill(&s.Principals, e.Principals)
 	fill(&s.Tokens, e.Tokens)
 	fill(&s.Revoked, e.Revoked)
+	fill(&s.Unsettled, e.Unsettled)
 }
 
 func fill[K comparable, V any](m *map[K]V, empty map[K]V) {

@@ -66,8 +66,9 @@ func (s *State) kill(now time.Time, c *Kill) Result {
 	case old.Agent == "":
 		s.end(now, c.ID, fleet.Status{
 			Task: c.ID, State: fleet.TaskKilled, Time: now, ExitCode: -1,
-			Message: "stopped before it was placed",
+			Message: "stopped before it was placed", Reason: c.reason(),
 		})
+		s.supersede(c)
 		return Result{}
 	case old.Kill && old.KillGrace <= c.Grace:
 		return Result{Duplicate: true}
@@ -79,6 +80,7 @@ func (s *State) kill(now time.Time, c *Kill) Result {
 	t.Kill, t.KillGrace = true, c.Grace
 	t.Generation = s.bump(t.Agent)
 	s.Tasks[c.ID] = &t
+	s.supersede(c)
 	return Result{Generation: t.Generation}
 }
 
@@ -92,7 +94,7 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 		return refuse(Conflict, "task %s is not agent %s's", old.ID, c.Agent)
 	case u.Seq <= old.Seq:
 		return Result{Duplicate: true, Generation: old.Generation}
-	case u.Seq > old.Seq+1:
+	case u.Seq > old.Seq+1 && !old.Restored:
 		return refuse(OutOfOrder, "update %d of task %s came after %d", u.Seq, old.ID, old.Seq)
 	}
 	t := *old
@@ -100,6 +102,12 @@ func (s *State) observe(now time.Time, c *Observe) Result {
 	if u.Status.State == fleet.TaskKilled && t.Preempted != "" {
 		// The agent does not know whose room it made.
 		u.Status.Reason, u.Status.Message = fleet.ReasonPreempted, "preempted for "+t.Preempted
+	}
+	if u.Status.State == fleet.TaskKilled && t.Superseded != "" && t.Preempted == "" {
+		u.Status.Reason, u.Status.Message = fleet.ReasonReplaced, "stopped: "+string(t.Superseded)+" was kept in its place"
+	}
+	if u.Status.State == fleet.TaskRunning && t.Running.IsZero() {
+		t.Running = now
 	}
 	if !u.Status.CanFollow(t.State, t.Status) {
 		// The control plane knows better, or says the same: the update is
@@ -141,12 +149,18 @@ func (s *State) end(now time.Time, id fleet.TaskID, st fleet.Status) {
 }
 
 // appendHistory never writes into the shared backing array of an old record.
-// When there are too many, the oldest result of a check goes first: how a task
-// came to run is worth more.
+// When there are too many, the oldest result of a check goes first, then the
+// second oldest of other passing news: how a task came to run is worth more.
 func appendHistory(h []fleet.Status, st fleet.Status) []fleet.Status {
 	out := append(make([]fleet.Status, 0, len(h)+1), h...)
 	for len(out) >= MaxHistory {
-		i := max(0, slices.IndexFunc(out, fleet.Status.Checked))
+		i := slices.IndexFunc(out, fleet.Status.Checked)
+		if first := slices.IndexFunc(out, fleet.Status.Passing); i < 0 && first >= 0 {
+			if i = slices.IndexFunc(out[first+1:], fleet.Status.Passing); i >= 0 {
+				i += first + 1
+			}
+		}
+		i = max(i, 0)
 		out = slices.Delete(out, i, i+1)
 	}
 	return append(out, st)

@@ -68,6 +68,10 @@ func (c *MarkGone) audit(Result) (action, target, detail string) {
 	return "agent.gone", identityWord(KindAgent, string(c.Agent)), ""
 }
 
+func (c *Replace) audit(r Result) (action, target, detail string) {
+	return "task.replace", string(c.Task), "by " + r.ID
+}
+
 func (c *SetMaintenance) audit(Result) (action, target, detail string) {
 	ids := make([]string, len(c.Agents))
 	for i, id := range c.Agents {

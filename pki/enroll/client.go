@@ -79,27 +79,37 @@ func (r *Reply) verify(line pki.JoinLine, csrDER []byte, now time.Time) error {
 	if id.Kind != line.Kind {
 		return fmt.Errorf("certificate of %s, the join line is for a %s", id, line.Kind)
 	}
-	leaf, err := x509.ParseCertificate(r.Chain[0])
+	leaf, err := r.certified(id, csrDER)
 	if err != nil {
 		return err
-	}
-	csr, err := x509.ParseCertificateRequest(csrDER)
-	if err != nil {
-		return fmt.Errorf("join request: %w", err)
-	}
-	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, csr.RawSubjectPublicKeyInfo) {
-		return pki.ErrKeyMismatch
-	}
-	named, err := pki.IdentityOf(leaf)
-	if err != nil {
-		return err
-	}
-	if named != id {
-		return fmt.Errorf("%w: told %s, certified %s", pki.ErrIdentity, id, named)
 	}
 	c := pki.Credential{Identity: id, Bundle: bundle}
 	c.Chain.Certificate, c.Chain.Leaf = r.Chain, leaf
 	return c.Verify(now)
+}
+
+// certified returns the leaf, after checking that it is for id and the key of
+// the request.
+func (r *Reply) certified(id pki.Identity, csrDER []byte) (*x509.Certificate, error) {
+	leaf, err := x509.ParseCertificate(r.Chain[0])
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.ParseCertificateRequest(csrDER)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, csr.RawSubjectPublicKeyInfo) {
+		return nil, pki.ErrKeyMismatch
+	}
+	named, err := pki.IdentityOf(leaf)
+	if err != nil {
+		return nil, err
+	}
+	if named != id {
+		return nil, fmt.Errorf("%w: told %s, certified %s", pki.ErrIdentity, id, named)
+	}
+	return leaf, nil
 }
 
 func (r *Reply) identity() (pki.Identity, error) {

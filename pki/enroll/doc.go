@@ -16,6 +16,15 @@
 //	srv, err := enroll.NewServer(enroll.Config{Registry: reg, Signer: authority, ...})
 //	err = srv.Serve(ctx, stream, remoteAddr)
 //
+// Over the same door come those who are members already and cannot show it: a
+// party whose certificate has ended while it slept proves its enrolled key and
+// has a new certificate for a new key, and a machine whose clock is wrong asks
+// for the time. Both bind what they say to the one connection:
+//
+//	reply, err := enroll.Heal(ctx, stream, enroll.Healing{Credential: old, NextKey: key, Exporter: x})
+//	told, err := enroll.AskClock(ctx, stream, chain, x, judge, now) // of each replica
+//	offset, err := enroll.Agree(tolds, len(addrs))                  // a majority decides
+//
 // The server does what is cheap and can be repeated first: rate, size, shape,
 // clock, a look at its own copy of the tokens. Only then does it propose the
 // token's use to all replicas, and only then does it sign. So strangers cannot

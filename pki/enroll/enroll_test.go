@@ -175,7 +175,7 @@ func TestRefusalsBurnNothing(t *testing.T) {
 		{name: "request with a host name", spoil: func(r *enroll.Request) { r.CSR = csr(x509.CertificateRequest{DNSNames: []string{"x"}}) }, code: enroll.CodeBadRequest, text: "more names"},
 		{name: "request with a bad signature", spoil: func(r *enroll.Request) { r.CSR[len(r.CSR)-1] ^= 1 }, code: enroll.CodeBadRequest, text: "signature"},
 		{name: "no request for a certificate", spoil: func(r *enroll.Request) { r.CSR = nil }, code: enroll.CodeBadRequest, text: "refused"},
-		{name: "program too old", config: func(c *enroll.Config) { c.MinCapability = 2 }, spoil: func(*enroll.Request) {}, code: enroll.CodeTooOld, text: "install the fleet's version"},
+		{name: "program too old", config: func(c *enroll.Config) { c.MinCapability = enroll.Capability + 1 }, spoil: func(*enroll.Request) {}, code: enroll.CodeTooOld, text: "install the fleet's version"},
 		{name: "root key offline", kind: pki.KindReplica, config: func(c *enroll.Config) { c.SignIntermediate = nil }, spoil: func(*enroll.Request) {}, code: enroll.CodeNoRootKey, text: "join through the replica that holds the root key"},
 		{name: "replica with one key for both", kind: pki.KindReplica, spoil: func(r *enroll.Request) { r.IntermediateCSR = r.CSR }, code: enroll.CodeBadRequest, text: "the same"},
 		{name: "replica with a bad authority", kind: pki.KindReplica, spoil: func(r *enroll.Request) { r.IntermediateCSR = []byte("x") }, code: enroll.CodeBadRequest, text: "refused"},

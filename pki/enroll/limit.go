@@ -19,12 +19,19 @@ const DefaultRate = 50
 const (
 	addrRate  = 5
 	addrBurst = 30
+	// A machine heals once and then renews; more often than that something is
+	// wrong with it.
+	healRate  = 0.1
+	healBurst = 5
 	maxBucket = 4096
 )
 
-// limiter is a bucket per address and one for all. It keeps the addresses seen
-// last; one forgotten starts anew, which the bucket for all makes harmless.
+// limiter is a bucket per address or identity and one for all. It keeps those
+// seen last; one forgotten starts anew, which the bucket for all makes harmless.
 type limiter struct {
+	each  rate.Limit
+	burst int
+	keyOf func(string) string // nil: as it is
 	mu    sync.Mutex
 	all   *rate.Limiter
 	byKey map[string]*list.Element
@@ -36,19 +43,24 @@ type bucket struct {
 	lim *rate.Limiter
 }
 
-func newLimiter(all float64) *limiter {
-	return &limiter{all: rate.NewLimiter(rate.Limit(all), int(2*all)), byKey: make(map[string]*list.Element), order: list.New()}
+func newLimiter(all float64, each rate.Limit, burst int, keyOf func(string) string) *limiter {
+	return &limiter{
+		each: each, burst: burst, keyOf: keyOf,
+		all: rate.NewLimiter(rate.Limit(all), int(2*all)), byKey: make(map[string]*list.Element), order: list.New(),
+	}
 }
 
-func (l *limiter) allow(remote string, now time.Time) bool {
+func (l *limiter) allow(key string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := bucketKey(remote)
+	if l.keyOf != nil {
+		key = l.keyOf(key)
+	}
 	e, ok := l.byKey[key]
 	if ok {
 		l.order.MoveToFront(e)
 	} else {
-		e = l.order.PushFront(&bucket{key, rate.NewLimiter(addrRate, addrBurst)})
+		e = l.order.PushFront(&bucket{key, rate.NewLimiter(l.each, l.burst)})
 		l.byKey[key] = e
 		if l.order.Len() > maxBucket {
 			old := l.order.Remove(l.order.Back()).(*bucket)

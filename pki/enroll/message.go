@@ -35,7 +35,8 @@ const (
 // Capability counts what this end of enrol/1 understands.
 //
 //	1  2026-02  the first
-const Capability = 1
+//	2  2026-11  healing of lapsed certificates, and the time
+const Capability = 2
 
 // ErrMessage marks a message that does not follow the protocol.
 var ErrMessage = errors.New("bad enrolment message")
@@ -193,6 +194,8 @@ const (
 	CodeBusy         Code = "busy"
 	CodeNotLeader    Code = "not_leader"
 	CodeUnavailable  Code = "unavailable"
+	CodeNotHealed    Code = "not_healed"
+	CodeCloned       Code = "cloned"
 )
 
 // Refusal is the error of a request refused. Text is for people and says what

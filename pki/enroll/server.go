@@ -2,6 +2,7 @@ package enroll
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -24,8 +25,8 @@ const (
 	retryBusy = time.Second
 )
 
-// Config is what a Server needs. All but SignIntermediate, MinCapability, Now
-// and Log must be set.
+// Config is what a Server needs. All but SignIntermediate, Healer, Key,
+// MinCapability, Now and Log must be set.
 type Config struct {
 	Registry Registry
 	Signer   Signer
@@ -35,6 +36,12 @@ type Config struct {
 	// SignIntermediate signs a new replica's authority with the root key. It
 	// is nil where the root key is not at hand.
 	SignIntermediate func(ctx context.Context, csrDER []byte) (*x509.Certificate, error)
+	// Healer lets parties whose certificate has ended have a new one; nil heals
+	// nobody.
+	Healer Healer
+	// Key returns the replica's own key, which signs the time that it tells; nil
+	// tells nobody.
+	Key func() crypto.Signer
 	// MinCapability refuses older joiners.
 	MinCapability int
 	// Rate bounds the requests per second from all addresses together; zero is
@@ -46,8 +53,9 @@ type Config struct {
 
 // Server answers enrol/1. It is safe for concurrent use.
 type Server struct {
-	cfg   Config
-	limit *limiter
+	cfg    Config
+	limit  *limiter
+	healed *limiter // by identity
 }
 
 // NewServer returns a server.
@@ -64,7 +72,10 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, limit: newLimiter(cfg.Rate)}, nil
+	return &Server{
+		cfg: cfg, limit: newLimiter(cfg.Rate, addrRate, addrBurst, bucketKey),
+		healed: newLimiter(cfg.Rate, healRate, healBurst, nil),
+	}, nil
 }
 
 // Serve answers the one request of a connection from remote. It returns when
@@ -94,10 +105,7 @@ func (s *Server) Serve(ctx context.Context, rw io.ReadWriter, remote string) err
 func (s *Server) answer(ctx context.Context, rw io.Reader, remote string) (Reply, error) {
 	now := s.cfg.Now()
 	if !s.limit.allow(remote, now) {
-		return Reply{}, &Refusal{
-			Code: CodeBusy, RetryMillis: retryBusy.Milliseconds(),
-			Text: "too many machines join at once; try again in a moment",
-		}
+		return Reply{}, errBusy
 	}
 	req, err := readRequest(rw)
 	if err != nil {

@@ -90,7 +90,9 @@ func (ca *CA) Sign(_ context.Context, id pki.Identity, csrDER []byte, life time.
 		return nil, err
 	}
 	t := Template(id, ca.Now())
-	t.NotAfter = ca.Now().Add(life)
+	if life > 0 {
+		t.NotAfter = ca.Now().Add(life)
+	}
 	if t.NotAfter.After(ca.Intermediate.NotAfter) {
 		t.NotAfter = ca.Intermediate.NotAfter
 	}

@@ -85,6 +85,11 @@ var directions = []direction{
 		"the order of reports is pure, so that it runs in the simulation",
 	},
 	{
+		[]string{"./agent/linkpolicy"},
+		[]string{"./transport/fleet", "./gpu"},
+		"what a link may cost is decided without one, so that a month fits into a table",
+	},
+	{
 		[]string{"./agent/lifecycle"},
 		[]string{"./transport/fleet", "./gpu", "./agent/reports"},
 		"the life of a task is pure, so that it runs in the simulation",
@@ -171,6 +176,12 @@ var owners = []owner{
 		"generated types are a wire format, not nouns: translate at the edge, in wire and in mesosv1",
 	},
 	{
+		[]string{"github.com/hashicorp/yamux"},
+		[]string{"./transport"},
+		false,
+		"sessions hide what carries them: it is the second carrier",
+	},
+	{
 		[]string{"github.com/hashicorp/..."},
 		[]string{"./controlplane/registrar/..."},
 		false,
@@ -208,7 +219,7 @@ var owners = []owner{
 	},
 	{
 		[]string{
-			"github.com/google/go-cmp/...", "github.com/google/go-containerregistry/...",
+			"github.com/anishathalye/porcupine/...", "github.com/google/go-cmp/...", "github.com/google/go-containerregistry/...",
 			"github.com/rogpeppe/go-internal/...", "pgregory.net/rapid/...",
 		},
 		[]string{"./test/..."},
@@ -259,6 +270,7 @@ var core = []string{
 	"./controlplane/framework",
 	"./agent/lifecycle",
 	"./agent/reports",
+	"./agent/linkpolicy",
 	"./transport/fleet",
 	"./gpu",
 }

@@ -54,7 +54,7 @@ func join(b *testing.B, line pki.JoinLine, n int) error {
 	if err != nil {
 		return err
 	}
-	reply, err := transport.EnrolFrom(b.Context(), conn, line, req)
+	reply, err := transport.Enrol(b.Context(), transport.DialerConfig{Conn: conn}, line, req)
 	if err != nil {
 		return err
 	}

@@ -42,8 +42,10 @@ func (f *Fleet) Agent(name string, devices ...gpu.Device) *Agent {
 func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 	f.tb.Helper()
 	a := &Agent{f: f, Addr: f.host(1, 2000), Exec: executor.NewMemory(nil), Devices: devices, Boot: "boot-" + name, dir: filepath.Join(f.dir, name)}
+	cfg := a.config()
 	id, err := agent.Join(f.tb.Context(), f.Line(pki.KindAgent, 1), agent.JoinOptions{
-		StateDir: a.dir, Hostname: name, Conn: f.conn(a.Addr),
+		StateDir: a.dir, Hostname: name, Conn: cfg.Conn, DialTCP: cfg.DialTCP,
+		Now: cfg.Now, Notice: func(text string) { f.Notice = text },
 	})
 	f.fatal(err)
 	a.ID = id
@@ -54,15 +56,47 @@ func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 // Start starts the agent's process.
 func (a *Agent) Start() {
 	a.f.tb.Helper()
+	cfg := a.config()
+	a.begin(func(ctx context.Context) error { return agent.Run(ctx, cfg) })
+}
+
+// config opens the agent's socket.
+func (a *Agent) config() agent.Config {
+	a.f.tb.Helper()
 	cpus, mem, disk := fleet.Whole(4), fleet.Whole(4096), fleet.Whole(10_000)
 	cfg := agent.Config{
 		StateDir: a.dir, Executor: a.Exec, Devices: a.Devices, Version: "test", BootID: a.Boot,
 		Offer: agent.Offer{CPUs: &cpus, Mem: &mem, Disk: &disk},
 		Logs:  tasklog.Dir(filepath.Join(a.dir, "logs")),
+		Now:   a.f.now(),
 		Conn:  a.f.conn(a.Addr), Log: a.f.log(string(a.ID)),
+		// In a bubble hours of the machine pass at once: its own readings would jump.
+		Meter: func(_ string, r *fleet.Readings) { r.CPUPercent, r.FreeMemMB, r.FreeDiskMB = 5, 4096, 10_000 },
 	}
-	a.begin(func(ctx context.Context) error { return agent.Run(ctx, cfg) })
+	if a.f.TuneAgent != nil {
+		a.f.TuneAgent(&cfg)
+	}
+	return cfg
 }
+
+// Link is what carries the agent's session: "quic", "tcp", or "" without one.
+func (a *Agent) Link() string {
+	soft, err := a.f.Leader().Soft(a.f.tb.Context())
+	a.f.fatal(err)
+	if s := soft.Agents[a.ID]; s.Connected {
+		return s.Link
+	}
+	return ""
+}
+
+// now is the clock of a machine that starts.
+func (f *Fleet) now() func() time.Time {
+	off := f.Clock
+	return func() time.Time { return time.Now().Add(off) }
+}
+
+// Dir is a part of the agent's state directory.
+func (a *Agent) Dir(part string) string { return filepath.Join(a.dir, part) }
 
 // Stop ends the agent's process; its tasks run on.
 func (a *Agent) Stop() {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/framework"
 	"github.com/tenderfleet/tender/controlplane/state"
@@ -28,9 +29,15 @@ type Fleet struct {
 	// Level is what the log of the test gets; LevelWarn unless changed.
 	Level slog.Level
 	// Tune, when set, may change how a replica is started.
-	Tune     func(id fleet.ReplicaID, cfg *controlplane.Config)
-	Replicas []*Replica
-	hosts    int
+	Tune func(id fleet.ReplicaID, cfg *controlplane.Config)
+	// TuneAgent, when set, may change how an agent joins and is started.
+	TuneAgent func(cfg *agent.Config)
+	Replicas  []*Replica
+	// Clock is how far the clocks of agents' machines are ahead that join or
+	// start from now on; Notice is what the last one to join was told.
+	Clock  time.Duration
+	Notice string
+	hosts  int
 }
 
 // New returns a fleet without members, on n or, when that is nil, on loopback.
@@ -204,9 +211,6 @@ func (f *Fleet) Leader() *Replica {
 	})
 	return found
 }
-
-// Dir is the replica's data directory.
-func (r *Replica) Dir() string { return r.dir }
 
 // Others are the replicas but one.
 func (f *Fleet) Others(than *Replica) []*Replica {

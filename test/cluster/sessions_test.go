@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/test/cluster"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -109,9 +111,11 @@ func TestSessionsOutliveLeaders(t *testing.T) {
 	}
 }
 
-// The agents of a replica that dies spread over the others.
+// The agents of a replica that dies spread over the others, and come back when
+// it does.
 func TestAgentsOfADeadReplicaSpread(t *testing.T) {
 	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.TuneAgent = func(cfg *agent.Config) { cfg.SeekHome = 20 * time.Second }
 		f.Trio()
 		var agents []*cluster.Agent
 		for i := range 12 {
@@ -139,6 +143,8 @@ func TestAgentsOfADeadReplicaSpread(t *testing.T) {
 			now := count()
 			return now[lost.ID] == 0 && now[f.Others(lost)[0].ID]+now[f.Others(lost)[1].ID] == len(agents)
 		})
+		n.Heal(lost.Addr)
+		f.Await("those of the replica that is back are back there", 2*time.Minute, func() bool { return maps.Equal(count(), before) })
 	})
 }
 

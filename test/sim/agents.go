@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,12 +19,15 @@ type agentSim struct {
 
 	core     *lifecycle.Agent // nil while the process is down
 	life     int              // counts processes
+	boots    int              // counts lives of the machine
+	cut      time.Time        // until then there is no link
+	met      time.Time        // when it last had a leader's word
 	session  uint64           // 0 while disconnected
 	sessions uint64
 
 	// The disk: what Save, SaveHead and Forget made durable.
-	records          map[fleet.TaskID]lifecycle.Record
-	term, generation uint64
+	records map[fleet.TaskID]lifecycle.Record
+	head    lifecycle.Head
 
 	// The machine: containers outlive the agent's process, but not a reboot.
 	containers map[fleet.TaskID]*container
@@ -31,6 +35,8 @@ type agentSim struct {
 
 type container struct {
 	resources fleet.Resources
+	exclusive bool
+	boot      string
 	running   bool
 	waited    int               // the life of the process that waits
 	exited    *lifecycle.Exited // nil: no exit status is known
@@ -42,7 +48,7 @@ func (a *agentSim) boot() {
 	for _, id := range slices.Sorted(maps.Keys(a.records)) {
 		records = append(records, a.records[id])
 	}
-	a.core = lifecycle.New(records, a.term, a.generation)
+	a.core = lifecycle.New(records, a.head, a.bootID())
 	a.w.logf("%s boots with %d records, %d containers", a.id, len(records), len(a.containers))
 	a.step(lifecycle.Recovered{Held: slices.Sorted(maps.Keys(a.containers))})
 	a.tickLater(a.life)
@@ -71,6 +77,7 @@ func (a *agentSim) crash(reboot bool) {
 		a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: s}) })
 	}
 	if reboot {
+		a.boots++
 		for _, c := range a.containers {
 			c.running = false // the container stays, its process and status are gone
 		}
@@ -84,7 +91,7 @@ func (a *agentSim) dialLater() {
 		if a.core == nil || a.life != life || a.session != 0 {
 			return
 		}
-		if a.w.trio.leader == nil || a.w.chance(200) {
+		if a.w.trio.leader == nil || a.w.chance(200) || !a.w.calm && a.w.now.Before(a.cut) {
 			a.dialLater()
 			return
 		}
@@ -108,7 +115,12 @@ func (a *agentSim) lost(session uint64) {
 	}
 }
 
-func (a *agentSim) desired(d fleet.Desired) { a.step(lifecycle.Desired{Desired: d}) }
+func (a *agentSim) desired(d fleet.Desired) {
+	if d.Echo != 0 || len(d.Assignments) > 0 {
+		a.met = a.w.now
+	}
+	a.step(lifecycle.Desired{Desired: d})
+}
 
 func (a *agentSim) acked(t fleet.TaskID, u fleet.UpdateID, gen uint64) {
 	a.step(lifecycle.Acked{Task: t, Update: u, Generation: gen})
@@ -128,8 +140,10 @@ func (a *agentSim) step(ev lifecycle.Event) {
 		switch act := act.(type) {
 		case lifecycle.Save:
 			a.records[act.Record.Assignment.Task] = clone(act.Record)
+			a.w.check.durable(act.Record)
+			a.w.check.sentenced(a, act.Record)
 		case lifecycle.SaveHead:
-			a.term, a.generation = act.Term, act.Generation
+			a.head = act.Head
 		case lifecycle.Forget:
 			delete(a.records, act.Task)
 		}
@@ -167,17 +181,22 @@ func (a *agentSim) perform(act lifecycle.Action) {
 	case lifecycle.Wait:
 		a.wait(act.Task)
 	case lifecycle.Stop:
-		w.after(w.between(time.Millisecond, act.Grace+10*time.Millisecond), alive(func() { a.exit(act.Task, 143, 15) }))
+		c := a.containers[act.Task]
+		w.after(w.between(time.Millisecond, act.Grace+10*time.Millisecond), alive(func() { a.exit(act.Task, c, 143, 15) }))
 	case lifecycle.Probe:
 		a.probe(act)
 	case lifecycle.Remove:
 		w.after(w.between(time.Millisecond, 50*time.Millisecond), alive(func() {
+			if a.w.chance(30) {
+				a.step(lifecycle.Removed{Task: act.Task, Failed: true})
+				return
+			}
 			delete(a.containers, act.Task)
-			a.step(lifecycle.Removed(act))
+			a.step(lifecycle.Removed{Task: act.Task})
 		}))
 	case lifecycle.Pull:
 		w.send(func() {
-			w.trio.step(leader.Pull{Agent: a.id, Session: session, Generation: act.Generation, Full: act.Full})
+			w.trio.step(leader.Pull{Agent: a.id, Session: session, Generation: act.Generation, Full: act.Full, Stamp: act.Stamp, CaughtUp: act.CaughtUp})
 		})
 	case lifecycle.Report:
 		w.send(func() { w.trio.step(leader.Report{Agent: a.id, Session: session, Updates: act.Updates}) })
@@ -188,22 +207,30 @@ func (a *agentSim) perform(act lifecycle.Action) {
 // start is the executor: idempotent on the id, at most one run per id.
 func (a *agentSim) start(as fleet.Assignment) {
 	if a.w.chance(30) {
-		f := lifecycle.Unavailable
-		if a.w.chance(300) {
-			f = lifecycle.Failed
-		}
+		f := []lifecycle.Failure{lifecycle.Unavailable, lifecycle.NoImage, lifecycle.Failed}[a.w.rng.IntN(3)]
 		a.step(lifecycle.Started{Task: as.Task, Err: f, Text: "simulated"})
 		return
 	}
-	if a.containers[as.Task] == nil {
+	c := a.containers[as.Task]
+	if c != nil && c.boot != a.bootID() {
+		// Whether it ran is not known: it is not run a second time.
+		a.step(lifecycle.Started{Task: as.Task, Err: lifecycle.Invalid, Text: "from before a restart of the machine"})
+		return
+	}
+	if c == nil {
 		a.w.check.started(a, as)
-		a.containers[as.Task] = &container{resources: as.Resources, running: true}
-		a.w.after(a.w.between(10*time.Millisecond, 30*time.Second), func() {
+		c = &container{resources: as.Resources, running: true, exclusive: as.Spec.Exclusive, boot: a.bootID()}
+		a.containers[as.Task] = c
+		most := 30 * time.Second
+		if a.w.rng.IntN(4) == 0 {
+			most = 3 * time.Minute
+		}
+		a.w.after(a.w.between(10*time.Millisecond, most), func() {
 			code := 0
 			if a.w.rng.IntN(4) == 0 {
 				code = 7
 			}
-			a.exit(as.Task, code, 0)
+			a.exit(as.Task, c, code, 0)
 		})
 	}
 	if a.w.chance(10) {
@@ -213,9 +240,9 @@ func (a *agentSim) start(as fleet.Assignment) {
 	a.step(lifecycle.Started{Task: as.Task})
 }
 
-func (a *agentSim) exit(id fleet.TaskID, code, signal int) {
-	c := a.containers[id]
-	if c == nil || !c.running {
+// exit ends one container, and no other that came after it.
+func (a *agentSim) exit(id fleet.TaskID, c *container, code, signal int) {
+	if c == nil || !c.running || a.containers[id] != c {
 		return
 	}
 	c.running = false
@@ -245,3 +272,6 @@ func (a *agentSim) wait(id fleet.TaskID) {
 		}
 	})
 }
+
+// bootID tells the lives of the machine apart.
+func (a *agentSim) bootID() string { return fmt.Sprintf("%s/%d", a.id, a.boots) }

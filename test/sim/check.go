@@ -12,13 +12,15 @@ import (
 // checker watches what must never happen. It is apart from what it watches:
 // it reads the replicated state and the machines, nothing of the cores.
 type checker struct {
-	prev   fleet.TaskState // of the task that the next command touches
-	starts map[fleet.TaskID]int
+	prev    fleet.TaskState // of the task that the next command touches
+	prevSeq uint64
+	starts  map[fleet.TaskID]int
 	checks
+	deliveries
 }
 
 func newChecker() checker {
-	return checker{starts: map[fleet.TaskID]int{}, checks: checks{
+	return checker{starts: map[fleet.TaskID]int{}, deliveries: newDeliveries(), checks: checks{
 		began: map[fleet.TaskID]time.Time{}, failed: map[fleet.TaskID]int{}, asking: map[asked]bool{},
 	}}
 }
@@ -36,9 +38,9 @@ func touched(c state.Command) fleet.TaskID {
 }
 
 func (k *checker) before(st *state.State, c state.Command) {
-	k.prev = 0
+	k.prev, k.prevSeq = 0, 0
 	if t := st.Tasks[touched(c)]; t != nil {
-		k.prev = t.State
+		k.prev, k.prevSeq = t.State, t.Seq
 	}
 }
 
@@ -54,6 +56,9 @@ func (k *checker) after(w *world, st *state.State, c state.Command, _ state.Resu
 	}
 	if c.Observe != nil {
 		k.judged(w, t, c.Observe.Update.Status)
+		if t.Seq > k.prevSeq {
+			k.observed(w, t, c.Observe.Update)
+		}
 	}
 	if c.Launch == nil || t.Agent == "" {
 		return
@@ -74,12 +79,17 @@ func (k *checker) after(w *world, st *state.State, c state.Command, _ state.Resu
 	}
 }
 
-// started: a task runs once, ever, and no GPU has two running containers.
+// started: a task runs once, ever, unless its policy says otherwise, an
+// exclusive one nowhere else at the same time, and no GPU has two running
+// containers.
 func (k *checker) started(a *agentSim, as fleet.Assignment) {
-	if k.starts[as.Task]++; k.starts[as.Task] > 1 {
+	if k.starts[as.Task]++; k.starts[as.Task] > 1 && as.Spec.Restart.Attempts == 0 {
 		a.w.failf("task %s was started %d times", as.Task, k.starts[as.Task])
 	}
-	k.began[as.Task] = a.w.now
+	if k.began[as.Task].IsZero() {
+		k.began[as.Task] = a.w.now
+	}
+	k.alone(a, as)
 	sum := as.Resources
 	for _, id := range slices.Sorted(maps.Keys(a.containers)) {
 		c := a.containers[id]
@@ -107,7 +117,12 @@ func (w *world) resting() bool {
 		return false
 	}
 	for _, id := range w.tasks {
-		if t := l.State().Tasks[id]; t == nil || !t.State.Terminal() {
+		if t := l.State().Tasks[id]; t == nil {
+			return false
+		}
+	}
+	for _, t := range l.State().Tasks {
+		if !t.State.Terminal() {
 			return false
 		}
 	}
@@ -128,7 +143,10 @@ func (w *world) unrest() string {
 	for _, id := range w.tasks {
 		if t := l.State().Tasks[id]; t == nil {
 			return "task " + string(id) + " was never accepted"
-		} else if !t.State.Terminal() {
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(l.State().Tasks)) {
+		if t := l.State().Tasks[id]; !t.State.Terminal() {
 			return "task " + string(id) + " is " + t.State.String() + " on agent " + string(t.Agent)
 		}
 	}

@@ -24,6 +24,9 @@ type Stats struct {
 	Ended   map[fleet.TaskState]int
 	// Why is how many tasks ended for a reason.
 	Why map[fleet.Reason]int
+	// Restarts counts starts after a crash or a reboot, Replaced tasks that were
+	// replaced.
+	Restarts, Replaced int
 }
 
 // Run simulates one fleet. The error says what was violated and when.
@@ -54,6 +57,7 @@ func Run(seed uint64, opt Options) (Stats, error) {
 			w.failf("replicas 0 and %d differ after %d entries", i, len(w.trio.log))
 		}
 	}
+	w.check.delivered(w)
 	return stats, w.err
 }
 
@@ -110,6 +114,9 @@ func (w *world) faults() {
 		for _, a := range w.agents {
 			switch {
 			case w.chance(20):
+				a.lost(a.session)
+			case w.chance(6):
+				a.cut = w.now.Add(w.between(5*time.Second, 150*time.Second))
 				a.lost(a.session)
 			case w.chance(8):
 				a.crash(w.rng.IntN(4) == 0)
@@ -171,6 +178,7 @@ func (w *world) spec(id fleet.TaskID) fleet.TaskSpec {
 	if w.rng.IntN(6) == 0 {
 		s.MaxCompletion = w.between(time.Second, 25*time.Second)
 	}
+	w.policies(&s)
 	return s
 }
 
@@ -189,6 +197,10 @@ func (w *world) ensure(c state.Command, done func(*state.State) bool) {
 func (w *world) stats() Stats {
 	s := Stats{Tasks: len(w.tasks), Terms: int(w.trio.term), Entries: len(w.trio.log), Ended: map[fleet.TaskState]int{}, Why: map[fleet.Reason]int{}}
 	for _, t := range w.trio.replicas[0].st.Tasks {
+		s.Restarts += t.Status.Restarts
+		if t.ReplacedBy != "" {
+			s.Replaced++
+		}
 		if t.State.Terminal() {
 			s.Ended[t.State]++
 			s.Why[t.Status.Reason]++

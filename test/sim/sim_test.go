@@ -38,6 +38,8 @@ func TestSeeds(t *testing.T) {
 		total.Tasks += s.Tasks
 		total.Terms += s.Terms
 		total.Outside += s.Outside
+		total.Restarts += s.Restarts
+		total.Replaced += s.Replaced
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
@@ -45,8 +47,8 @@ func TestSeeds(t *testing.T) {
 			total.Why[k] += n
 		}
 	}
-	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d terms, ended %v because of %v",
-		*seeds, total.Tasks, total.Outside, total.Terms, total.Ended, total.Why)
+	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d restarts, %d replaced, %d terms, ended %v because of %v",
+		*seeds, total.Tasks, total.Outside, total.Restarts, total.Replaced, total.Terms, total.Ended, total.Why)
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
 		if total.Ended[k] == 0 {
@@ -56,10 +58,13 @@ func TestSeeds(t *testing.T) {
 	if total.Outside < 10**seeds {
 		t.Errorf("only %d tasks of the outside framework", total.Outside)
 	}
-	for _, k := range []fleet.Reason{fleet.ReasonHealthUpdated, fleet.ReasonMaxCompletion, fleet.ReasonPreempted} {
+	for _, k := range []fleet.Reason{fleet.ReasonHealthUpdated, fleet.ReasonMaxCompletion, fleet.ReasonPreempted, fleet.ReasonCutOff, fleet.ReasonReplaced, fleet.ReasonAgentRestarted} {
 		if total.Why[k] == 0 {
 			t.Errorf("no task ended because of %v", k)
 		}
+	}
+	if total.Restarts < *seeds || total.Replaced == 0 {
+		t.Errorf("only %d restarts and %d replaced tasks", total.Restarts, total.Replaced)
 	}
 	if total.Terms < 2**seeds {
 		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)

@@ -32,8 +32,22 @@ type Agent struct {
 	Capacity Capacity
 	// Generation numbers the agent's desired set; it grows with each change.
 	Generation uint64
-	// KeyHash is the SHA-256 of the enrolled public key (SubjectPublicKeyInfo).
+	// KeyHash is the SHA-256 of the public key (SubjectPublicKeyInfo) that it
+	// was last seen to use. A certificate for any other key is a copy's.
 	KeyHash string
+	// NextKey is the hash of the key of a certificate that was signed for it and
+	// that it has not used yet; empty when there is none. Until it does KeyHash
+	// stays good: the certificate may have been lost on its way.
+	NextKey string `cbor:",omitempty"`
+	// PastKeys are the hashes that KeyHash had before, the newest first, at most
+	// MaxPastKeys.
+	PastKeys []string `cbor:",omitempty"`
+	// Healed is when it last had a new certificate in the place of one that had
+	// ended; zero when it never did.
+	Healed time.Time `cbor:",omitempty"`
+	// Cloned is the last time that a copy of the machine was noticed, nil when
+	// none ever was.
+	Cloned *Cloned `cbor:",omitempty"`
 	// CertNotAfter is the end of the newest certificate issued to it.
 	CertNotAfter time.Time
 	Joined       time.Time
@@ -50,6 +64,19 @@ type Agent struct {
 	Window *Unavailability
 	// Gone since that time, by an operator's word; zero while it is not.
 	Gone time.Time
+}
+
+// MaxPastKeys bounds Agent.PastKeys: with a renewal twice a week they are those
+// of some weeks.
+const MaxPastKeys = 8
+
+// Cloned is what is known of a copy of an agent's machine.
+type Cloned struct {
+	At time.Time
+	// Addr is where it came from, HOST:PORT; Text says how it was noticed.
+	Addr, Text string
+	// Times counts how often one was noticed.
+	Times int
 }
 
 // Drain is how an agent is emptied.
@@ -94,6 +121,11 @@ type Readings struct {
 	// Settings is empty when the agent's files of settings are sound, else what
 	// is wrong with them; the agent then runs with those that held last.
 	Settings string
+	// ClockOff is what the agent adds to its machine's clock to have the fleet's
+	// time; 0 while it takes its own for right.
+	ClockOff time.Duration
+	// Bundle is the version of the trust bundle that it has on disk.
+	Bundle uint64
 }
 
 // Offer is a lease on resources of one agent for one framework in one role.

@@ -222,6 +222,12 @@ func checkLife(s TaskSpec) error {
 			return fmt.Errorf("%s limit %v is out of range", l.name, l.value)
 		}
 	}
+	if err := s.Restart.valid(); err != nil {
+		return fmt.Errorf("restart policy: %w", err)
+	}
+	if err := s.checkDisconnect(); err != nil {
+		return fmt.Errorf("disconnect policy: %w", err)
+	}
 	if s.Health != nil {
 		if err := s.Health.valid(); err != nil {
 			return fmt.Errorf("health check: %w", err)

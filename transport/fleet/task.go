@@ -144,6 +144,12 @@ type TaskSpec struct {
 	MaxCompletion time.Duration
 	// Limits are how much more than its resources the task may take.
 	Limits Limits
+	// Restart says what happens when the task crashes, Disconnect what when its
+	// agent has no contact.
+	Restart    Restart
+	Disconnect Disconnect
+	// Exclusive: the task and its replacements never run at the same time.
+	Exclusive bool
 }
 
 // Grace is the time between TERM and KILL where nobody asks for another.
@@ -228,6 +234,20 @@ const (
 	ReasonHealthUpdated  Reason = "TASK_HEALTH_CHECK_STATUS_UPDATED"
 	ReasonCheckUpdated   Reason = "TASK_CHECK_STATUS_UPDATED"
 	ReasonMaxCompletion  Reason = "MAX_COMPLETION_TIME_REACHED"
+	ReasonAgentRestarted Reason = "AGENT_RESTARTED"
+)
+
+// Reasons that Mesos has no word for.
+const (
+	// ReasonRestarted: the agent starts the task again, as its restart policy says.
+	ReasonRestarted Reason = "TASK_RESTARTED"
+	// ReasonPutOff: what a start needs is not there; the agent tries again.
+	ReasonPutOff Reason = "TASK_START_PUT_OFF"
+	// ReasonCutOff: the agent had no contact for as long as the task's
+	// disconnect policy allows, and stopped it.
+	ReasonCutOff Reason = "TASK_STOPPED_WITHOUT_CONTACT"
+	// ReasonReplaced: of the task and its replacement, the other one was kept.
+	ReasonReplaced Reason = "TASK_REPLACED"
 )
 
 // Status is one observed state of a task.
@@ -246,16 +266,28 @@ type Status struct {
 	// Health and Check are what the task's checks said last.
 	Health TaskHealth
 	Check  CheckResult
+	// Restarts is how often the agent has started the task again. Of those that
+	// it tells of, some in between may be missing; this counts them all.
+	Restarts int
 }
 
 // CanFollow reports whether s is news of a task in a state, of which last was
-// reported: another state that may follow, or another result of a running
-// task's checks.
+// reported: another state that may follow, another result of a running task's
+// checks, another restart, or why a start is put off. A task that is started
+// again keeps its state: states never go back.
 func (s Status) CanFollow(state TaskState, last Status) bool {
-	if s.State == TaskRunning && state == TaskRunning {
-		return s.Health != last.Health || s.Check != last.Check
+	if s.State == state && (state == TaskRunning || state == TaskStarting) {
+		return s.Health != last.Health || s.Check != last.Check || s.Restarts > last.Restarts ||
+			s.Reason == ReasonPutOff && s.Message != last.Message
 	}
 	return s.State.CanFollow(state)
+}
+
+// Passing reports whether s is news of a task whose state it leaves as it was:
+// what a check has found, a restart, a start that is put off. Of many such
+// only some are kept.
+func (s Status) Passing() bool {
+	return s.Checked() || s.Reason == ReasonRestarted || s.Reason == ReasonPutOff
 }
 
 // Checked reports whether s tells nothing but what a check has found.
@@ -296,4 +328,7 @@ type Desired struct {
 	Base        uint64
 	Full        bool
 	Assignments []Assignment
+	// Echo repeats the newest stamp of the agent that the leader has seen. It is
+	// true of a set that is refused for its generation, too.
+	Echo uint64
 }

@@ -32,6 +32,7 @@ func Run(t *testing.T, link Link) {
 		test func(*testing.T, ends)
 	}{
 		{"peers know each other", peers},
+		{"both ends export the same", exports},
 		{"streams open both ways", bothWays},
 		{"kind is checked", kinds},
 		{"half close", halfClose},
@@ -55,6 +56,20 @@ func Run(t *testing.T, link Link) {
 			defer cancel()
 			tc.test(t, ends{a: a, r: r, ctx: ctx})
 		})
+	}
+}
+
+// exports: a proof that is bound to a connection is worth nothing on another.
+func exports(t *testing.T, e ends) {
+	get := func(s transport.Session, label string) string {
+		return string(must[[]byte](t)(transport.Exporter(s, label, 32)))
+	}
+	same := get(e.a, "x")
+	if got := get(e.r, "x"); got != same || len(same) != 32 {
+		t.Errorf("the ends export %x and %x", same, got)
+	}
+	if get(e.r, "y") == same {
+		t.Error("two labels export the same")
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 	MaxStatuses = 64      // of a check by HTTP
 	MaxReplicas = 16
 	MaxChain    = 8
+	MaxBundle   = 64 << 10
 	MaxLogChunk = 64 << 10
 )
 
@@ -52,11 +53,20 @@ func check(m Message, received bool) error {
 		c.capacity(m.Capacity)
 	case Readings:
 		c.readings(m.Readings)
+	case Beat:
+		c.notNegative("time between beats", int64(m.Every))
+	case Observed:
+		c.text("address", m.Addr, MaxName)
 	case Goaway:
 		c.free("text", m.Text, MaxText)
 		c.text("leader", m.Leader, MaxName)
 	case Certificate:
 		c.count("certificates", len(m.Chain), MaxChain)
+	case RenewRequest:
+		c.count("key bytes", len(m.Key), MaxName)
+		c.count("proof bytes", len(m.Proof), MaxName)
+	case Bundle:
+		c.count("bundle bytes", len(m.Roots), MaxBundle)
 	case LogsRequest:
 		c.id("task", string(m.Task))
 		c.atLeast("tail", int64(m.Tail), -1)
@@ -144,6 +154,7 @@ func (c *checker) hello(m Hello) {
 	c.free("version", m.Version, MaxName)
 	c.free("hostname", m.Hostname, MaxName)
 	c.free("boot id", m.BootID, MaxName)
+	c.notNegative("time between beats", int64(m.Beat))
 	c.capacity(m.Capacity)
 }
 

@@ -26,6 +26,11 @@ const (
 // would learn of a replica's restart only by its idle timeout.
 const MinBeat = 64
 
+// MinSignal is the least length of a Beat. QUIC's packet has 27 bytes of header
+// and tag, 4 of the stream's header once a Hello was sent, 4 of the frame's
+// length: with 8 more it is one byte longer than those that get no answer.
+const MinSignal = 8
+
 var (
 	// ErrTooLarge refuses a frame over the limit of the Conn.
 	ErrTooLarge = errors.New("frame is over the size limit")
@@ -172,12 +177,22 @@ func Append(b []byte, m Message) ([]byte, error) {
 	if err != nil {
 		return b, fmt.Errorf("%w: %v", ErrInvalid, err)
 	}
-	if short := MinBeat - (len(b) - start); short > 0 && e.GetReadings() != nil {
+	least := 0
+	switch m.(type) {
+	case Readings:
+		least = MinBeat
+	case Beat:
+		least = MinSignal - padHead
+	}
+	if short := least - (len(b) - start); short > 0 {
 		b = protowire.AppendTag(b, padField, protowire.BytesType)
 		b = protowire.AppendBytes(b, make([]byte, short))
 	}
 	return b, nil
 }
+
+// padHead is what an Envelope.pad costs besides its content.
+const padHead = 3
 
 // padField is the number of Envelope.pad. It is appended by hand: only after
 // serialising is it known how much is missing.

@@ -33,8 +33,10 @@
 // Who speaks which message:
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
-//	                            agent: Pull Report CapacityChanged Readings
-//	                            replica: DesiredSet Acks Goaway
-//	renew (the agent opens)     RenewRequest -> Certificate | Refusal
+//	                            agent: Pull Report CapacityChanged Readings Beat
+//	                            KeyStored
+//	                            replica: DesiredSet Acks Led Ask Observed Goaway Bundle
+//	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
+//	                            the key is new, KeyStored -> KeyStored
 //	logs (the replica opens)    LogsRequest -> LogChunk* LogEnd | Refusal
 package wire

@@ -17,6 +17,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return Hello{
 			Capability: int(m.Capability), Agent: fleet.AgentID(m.Agent), Version: m.Version, Hostname: m.Hostname,
 			BootID: m.BootId, Capacity: capacityFrom(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
+			BundleVersion: m.BundleVersion, Beat: time.Duration(m.BeatNs),
 		}, nil
 	case *pb.Envelope_Welcome:
 		m := b.Welcome
@@ -40,10 +41,14 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return CapacityChanged{capacityFrom(b.Capacity)}, nil
 	case *pb.Envelope_Readings:
 		return Readings{readingsFrom(b.Readings)}, nil
+	case *pb.Envelope_Beat:
+		return Beat{Every: time.Duration(b.Beat.EveryNs)}, nil
+	case *pb.Envelope_Observed:
+		return Observed{Addr: b.Observed.Addr}, nil
 	case *pb.Envelope_Goaway:
 		return Goaway{Text: b.Goaway.Text, Leader: b.Goaway.Leader}, nil
 	case *pb.Envelope_RenewRequest:
-		return RenewRequest{CSR: b.RenewRequest.Csr}, nil
+		return RenewRequest{CSR: b.RenewRequest.Csr, Key: b.RenewRequest.Key, Proof: b.RenewRequest.Proof}, nil
 	case *pb.Envelope_Certificate:
 		m := b.Certificate
 		return Certificate{Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion}, nil
@@ -52,6 +57,10 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		return LogsRequest{Task: fleet.TaskID(m.Task), Follow: m.Follow, Tail: int(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr}, nil
 	case *pb.Envelope_LogChunk:
 		return LogChunk{Stderr: b.LogChunk.Stderr, Data: b.LogChunk.Data}, nil
+	case *pb.Envelope_Bundle:
+		return Bundle{Version: b.Bundle.Version, Roots: b.Bundle.Roots, Renew: b.Bundle.Renew}, nil
+	case *pb.Envelope_KeyStored:
+		return KeyStored{}, nil
 	case *pb.Envelope_LogEnd:
 		return LogEnd{}, nil
 	case *pb.Envelope_Led:
@@ -80,7 +89,7 @@ func timeFrom(ns int64) time.Time {
 }
 
 func desiredFrom(d *pb.Desired) fleet.Desired {
-	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full}
+	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo}
 	if len(d.Assignments) > 0 {
 		out.Assignments = make([]fleet.Assignment, len(d.Assignments))
 	}
@@ -101,7 +110,7 @@ func specFrom(s *pb.TaskSpec) fleet.TaskSpec {
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: fleet.Network(s.Network), PIDs: s.Pids, KillGrace: time.Duration(s.KillGraceNs), Labels: s.Labels,
 		Health: checkFrom(s.Health), Check: checkFrom(s.Check), MaxCompletion: time.Duration(s.MaxCompletionNs),
-		Limits: limitsFrom(s.Limits),
+		Limits: limitsFrom(s.Limits), Restart: restartFrom(s.Restart), Disconnect: disconnectFrom(s.Disconnect), Exclusive: s.Exclusive,
 	}
 }
 
@@ -117,7 +126,7 @@ func updatesFrom(us []*pb.StatusUpdate) []fleet.StatusUpdate {
 				Task: fleet.TaskID(s.Task), State: fleet.TaskState(s.State), Time: timeFrom(s.TimeNs),
 				Message: s.Message, Reason: fleet.Reason(s.Reason),
 				ExitCode: int(s.ExitCode), Signal: int(s.Signal), OOM: s.Oom,
-				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check),
+				Health: fleet.TaskHealth(s.Health), Check: resultFrom(s.Check), Restarts: int(s.Restarts),
 			}
 		}
 	}
@@ -156,7 +165,7 @@ func capacityFrom(c *pb.Capacity) fleet.Capacity {
 func readingsFrom(r *pb.Readings) fleet.Readings {
 	out := fleet.Readings{
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
-		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, Settings: r.Settings,
+		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, Settings: r.Settings, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
 	}
 	if len(r.Gpus) > 0 {
 		out.GPUs = make([]gpu.Reading, len(r.Gpus))

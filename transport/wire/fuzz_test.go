@@ -12,7 +12,7 @@ import (
 // accepted can be sent on and means the same.
 func FuzzRecv(f *testing.F) {
 	for _, m := range []Message{
-		Refusal{Code: RefusedDraining}, Pull{Full: true}, Goaway{Text: "x"}, LogEnd{}, someReport(2), someDesired(2),
+		Refusal{Code: RefusedDraining}, Pull{Full: true}, Goaway{Text: "x"}, LogEnd{}, KeyStored{}, Bundle{Version: 2, Roots: []byte("pem"), Renew: true}, someReport(2), someDesired(2),
 	} {
 		f.Add(frameOf(f, m))
 	}

@@ -27,12 +27,16 @@ var everyMessage = []Message{
 	Acks{},
 	CapacityChanged{},
 	Readings{},
+	Beat{},
+	Observed{},
 	Goaway{},
 	RenewRequest{},
 	Certificate{},
 	LogsRequest{},
 	LogChunk{},
 	LogEnd{},
+	Bundle{},
+	KeyStored{},
 	Led{},
 	Ask{},
 	Relay{},
@@ -56,7 +60,7 @@ func (g maker) message(like Message) Message {
 }
 
 // signed are the integers that may be negative.
-var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent"}
+var signed = []string{"UtilPercent", "TemperatureC", "ExitCode", "Signal", "CPUPercent", "ClockOff"}
 
 func (g maker) fill(v reflect.Value, name string) {
 	if g.known(v) {

@@ -31,9 +31,15 @@ type Hello struct {
 	Capacity fleet.Capacity
 	// Term and Generation are of the desired set the agent holds.
 	Term, Generation uint64
+	// BundleVersion is that of the trust bundle the agent has; 0: not told.
+	BundleVersion uint64
 	// Epoch orders the sessions of one agent: a later one has a greater number,
 	// also after a restart. 0 is an agent that does not count them.
 	Epoch uint64
+	// Beat is how often the agent sends something at least; zero is every
+	// Heartbeat of the Welcome. A replica that hears nothing for longer gives it
+	// up.
+	Beat time.Duration
 }
 
 // Welcome answers Hello; only now is the agent connected.
@@ -66,6 +72,8 @@ const (
 	RefusedBadRequest    RefusalCode = "bad_request"    // the message makes no sense
 	RefusedNotFound      RefusalCode = "not_found"      // no such task
 	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
+	// RefusedCloned: another copy of the machine goes on with a newer key.
+	RefusedCloned RefusalCode = "cloned"
 )
 
 // Refusal answers a request that is not granted. Codes of a newer peer arrive
@@ -82,6 +90,12 @@ type Refusal struct {
 type Pull struct {
 	Term, Generation uint64
 	Full             bool // the agent lost track: send everything
+	// Stamp, when not 0, asks for an answer at once, with Desired.Echo the same:
+	// then the agent knows that a leader heard it after it had sent this.
+	Stamp uint64
+	// CaughtUp: of the updates that had waited for this session, all are
+	// acknowledged.
+	CaughtUp bool
 }
 
 // DesiredSet is what the agent is to hold.
@@ -108,17 +122,46 @@ type CapacityChanged struct{ fleet.Capacity }
 // stateless reset.
 type Readings struct{ fleet.Readings }
 
+// Beat is the agent's sign of life when it has nothing else to say. Its frame
+// is long enough, just, for a replica that restarted to answer it with a
+// stateless reset: see MinSignal.
+type Beat struct {
+	// Every is the time between two from now on; zero: as before.
+	Every time.Duration
+}
+
+// Observed tells the agent that its messages come from another address now.
+type Observed struct{ Addr string }
+
 // Goaway asks the agent to move to another replica.
 type Goaway struct{ Text, Leader string }
 
-// RenewRequest opens a renew stream.
-type RenewRequest struct{ CSR []byte } // DER
+// RenewRequest opens a renew stream. An agent that asks for a new key proves the
+// one it has; see enroll.ProveRekey.
+type RenewRequest struct {
+	CSR        []byte // DER
+	Key, Proof []byte // the public key it has, and a signature by that
+}
 
 // Certificate is the new chain: leaf, intermediate, root.
 type Certificate struct {
 	Chain         [][]byte // DER
 	Bundle        []byte   // PEM, empty when it has not changed
 	BundleVersion uint64
+}
+
+// KeyStored says, on a renew stream, that the agent has stored its certificate
+// and new key; the leader says it back once the trio counts on that key. On a
+// control stream it tells the replica that the key shown is the one before.
+type KeyStored struct{}
+
+// Bundle is a newer trust bundle. The agent stores it and says so in Readings.
+type Bundle struct {
+	Version uint64
+	Roots   []byte // PEM
+	// Renew asks for a renewal before its time: certificates come from another
+	// root now.
+	Renew bool
 }
 
 // LogsRequest opens a logs stream.
@@ -148,9 +191,13 @@ func (Report) isMessage()          {}
 func (Acks) isMessage()            {}
 func (CapacityChanged) isMessage() {}
 func (Readings) isMessage()        {}
+func (Beat) isMessage()            {}
+func (Observed) isMessage()        {}
 func (Goaway) isMessage()          {}
 func (RenewRequest) isMessage()    {}
 func (Certificate) isMessage()     {}
 func (LogsRequest) isMessage()     {}
 func (LogChunk) isMessage()        {}
 func (LogEnd) isMessage()          {}
+func (KeyStored) isMessage()       {}
+func (Bundle) isMessage()          {}

@@ -63,6 +63,12 @@ func (c *checker) life(s *fleet.TaskSpec) {
 	c.probe("health check", s.Health)
 	c.probe("check", s.Check)
 	c.notNegative("maximum completion time", int64(s.MaxCompletion))
+	c.notNegative("restart attempts", int64(s.Restart.Attempts))
+	c.text("restart mode", string(s.Restart.Mode), MaxName)
+	c.text("reconcile", string(s.Disconnect.Reconcile), MaxName)
+	for _, d := range []time.Duration{s.Restart.Interval, s.Restart.Delay, s.Disconnect.StopAfter, s.Disconnect.LostAfter} {
+		c.notNegative("time of a policy", int64(d))
+	}
 	for _, l := range []fleet.Scalar{s.Limits.CPUs, s.Limits.Mem} {
 		if l != fleet.Unlimited {
 			c.scalar("limit", l)
@@ -108,4 +114,5 @@ func (c *checker) checked(s *fleet.Status) {
 	if s.Check != (fleet.CheckResult{}) {
 		c.kind("a result", s.Check.Kind)
 	}
+	c.notNegative("restarts", int64(s.Restarts))
 }

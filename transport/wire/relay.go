@@ -71,6 +71,8 @@ type SessionUp struct {
 	Since    time.Time
 	Link     string
 	Remote   string
+	// Key is the pin of the key that the agent has shown; empty: not known.
+	Key string
 }
 
 // SessionClose ends a session with a code of package transport.
@@ -106,7 +108,7 @@ func relayedTo(r *Relayed) *pb.Relayed {
 	if u := r.Up; u != nil {
 		out.Up = &pb.SessionUp{
 			Agent: string(u.Agent), Hostname: text(u.Hostname, MaxName), BootId: text(u.BootID, MaxName), Epoch: u.Epoch,
-			Version: text(u.Version, MaxName), SinceNs: unixNano(u.Since), Link: u.Link, Remote: u.Remote,
+			Version: text(u.Version, MaxName), SinceNs: unixNano(u.Since), Link: u.Link, Remote: u.Remote, Key: u.Key,
 		}
 	}
 	if r.Capacity != nil {
@@ -146,7 +148,7 @@ func relayedFrom(r *pb.Relayed) Relayed {
 	if u := r.Up; u != nil {
 		out.Up = &SessionUp{
 			Agent: fleet.AgentID(u.Agent), Hostname: u.Hostname, BootID: u.BootId, Epoch: u.Epoch,
-			Version: u.Version, Since: timeFrom(u.SinceNs), Link: u.Link, Remote: u.Remote,
+			Version: u.Version, Since: timeFrom(u.SinceNs), Link: u.Link, Remote: u.Remote, Key: u.Key,
 		}
 	}
 	if r.Capacity != nil {
@@ -171,9 +173,13 @@ func relayedFrom(r *pb.Relayed) Relayed {
 	return out
 }
 
-func pullTo(p Pull) *pb.Pull { return &pb.Pull{Term: p.Term, Generation: p.Generation, Full: p.Full} }
+func pullTo(p Pull) *pb.Pull {
+	return &pb.Pull{Term: p.Term, Generation: p.Generation, Full: p.Full, Stamp: p.Stamp, CaughtUp: p.CaughtUp}
+}
 
-func pullFrom(p *pb.Pull) Pull { return Pull{Term: p.Term, Generation: p.Generation, Full: p.Full} }
+func pullFrom(p *pb.Pull) Pull {
+	return Pull{Term: p.Term, Generation: p.Generation, Full: p.Full, Stamp: p.Stamp, CaughtUp: p.CaughtUp}
+}
 
 func (c *checker) relay(r Relay) {
 	c.count("relayed sessions", len(r.Items), MaxItems)

@@ -21,6 +21,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 			Capability: int64(m.Capability), Agent: string(m.Agent), Version: text(m.Version, MaxName),
 			Hostname: text(m.Hostname, MaxName), BootId: text(m.BootID, MaxName),
 			Capacity: capacityTo(m.Capacity), Term: m.Term, Generation: m.Generation, Epoch: m.Epoch,
+			BundleVersion: m.BundleVersion, BeatNs: int64(m.Beat),
 		}}
 	case Welcome:
 		e.Body = &pb.Envelope_Welcome{Welcome: &pb.Welcome{
@@ -44,10 +45,14 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_Capacity{Capacity: capacityTo(m.Capacity)}
 	case Readings:
 		e.Body = &pb.Envelope_Readings{Readings: readingsTo(m.Readings)}
+	case Beat:
+		e.Body = &pb.Envelope_Beat{Beat: &pb.Beat{EveryNs: int64(m.Every)}}
+	case Observed:
+		e.Body = &pb.Envelope_Observed{Observed: &pb.Observed{Addr: m.Addr}}
 	case Goaway:
 		e.Body = &pb.Envelope_Goaway{Goaway: &pb.Goaway{Text: text(m.Text, MaxText), Leader: m.Leader}}
 	case RenewRequest:
-		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR}}
+		e.Body = &pb.Envelope_RenewRequest{RenewRequest: &pb.RenewRequest{Csr: m.CSR, Key: m.Key, Proof: m.Proof}}
 	case Certificate:
 		e.Body = &pb.Envelope_Certificate{Certificate: &pb.Certificate{
 			Chain: m.Chain, Bundle: m.Bundle, BundleVersion: m.BundleVersion,
@@ -58,6 +63,10 @@ func toWire(m Message) (*pb.Envelope, error) {
 		}}
 	case LogChunk:
 		e.Body = &pb.Envelope_LogChunk{LogChunk: &pb.LogChunk{Stderr: m.Stderr, Data: m.Data}}
+	case Bundle:
+		e.Body = &pb.Envelope_Bundle{Bundle: &pb.Bundle{Version: m.Version, Roots: m.Roots, Renew: m.Renew}}
+	case KeyStored:
+		e.Body = &pb.Envelope_KeyStored{KeyStored: &pb.KeyStored{}}
 	case LogEnd:
 		e.Body = &pb.Envelope_LogEnd{LogEnd: &pb.LogEnd{}}
 	case Led:
@@ -103,7 +112,7 @@ func unixNano(t time.Time) int64 {
 
 func desiredTo(d fleet.Desired) *pb.Desired {
 	out := &pb.Desired{
-		Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full,
+		Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo,
 		Assignments: make([]*pb.Assignment, len(d.Assignments)),
 	}
 	for i := range d.Assignments {
@@ -121,7 +130,7 @@ func specTo(s *fleet.TaskSpec) *pb.TaskSpec {
 		Name: s.Name, Image: s.Image, Command: s.Command, Env: s.Env, WorkDir: s.WorkDir, User: s.User,
 		ReadOnly: s.ReadOnly, Network: string(s.Network), Pids: s.PIDs, KillGraceNs: int64(s.KillGrace), Labels: s.Labels,
 		Health: checkTo(s.Health), Check: checkTo(s.Check), MaxCompletionNs: int64(s.MaxCompletion),
-		Limits: limitsTo(s.Limits),
+		Limits: limitsTo(s.Limits), Restart: restartTo(s.Restart), Disconnect: disconnectTo(s.Disconnect), Exclusive: s.Exclusive,
 	}
 }
 
@@ -133,7 +142,7 @@ func updatesTo(us []fleet.StatusUpdate) []*pb.StatusUpdate {
 			Task: string(u.Status.Task), State: pb.TaskState(u.Status.State), TimeNs: unixNano(u.Status.Time),
 			Message: text(u.Status.Message, MaxText), Reason: string(u.Status.Reason),
 			ExitCode: int64(u.Status.ExitCode), Signal: int64(u.Status.Signal), Oom: u.Status.OOM,
-			Health: pb.TaskHealth(u.Status.Health), Check: resultTo(u.Status.Check),
+			Health: pb.TaskHealth(u.Status.Health), Check: resultTo(u.Status.Check), Restarts: int64(u.Status.Restarts),
 		}}
 	}
 	return out
@@ -167,6 +176,7 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 	out := &pb.Readings{
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
 		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText), Settings: text(r.Settings, MaxText),
+		ClockOffNs: int64(r.ClockOff), BundleVersion: r.Bundle,
 	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))

@@ -85,11 +85,10 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reade
 		return 0
 	}
 	code := 1
-	e, ok := errors.AsType[*ExitError](err)
-	if ok {
-		code = e.Code
+	if coded, ok := errors.AsType[ExitCoder](err); ok {
+		code = coded.ExitCode()
 	}
-	if !ok || !e.Told {
+	if e, ok := errors.AsType[*ExitError](err); !ok || !e.Told {
 		fmt.Fprintf(stderr, "%s: %v\n", root.Name(), err)
 	}
 	return code
@@ -105,6 +104,15 @@ type ExitError struct {
 
 func (e *ExitError) Error() string { return e.Err.Error() }
 func (e *ExitError) Unwrap() error { return e.Err }
+
+// ExitCode is the code.
+func (e *ExitError) ExitCode() int { return e.Code }
+
+// ExitCoder is an error that wants an exit code of its own.
+type ExitCoder interface {
+	error
+	ExitCode() int
+}
 
 // maxLine bounds a join line that is read from a pipe.
 const maxLine = 64 << 10

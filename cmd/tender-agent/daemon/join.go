@@ -86,7 +86,10 @@ func (j *joiner) join(ctx context.Context, arg string) error {
 		ctx, cancel = context.WithTimeout(ctx, j.wait)
 		defer cancel()
 	}
-	id, err := agent.Join(ctx, line, agent.JoinOptions{StateDir: j.state, Hostname: j.name})
+	id, err := agent.Join(ctx, line, agent.JoinOptions{
+		StateDir: j.state, Hostname: j.name,
+		Notice: func(text string) { fmt.Fprintln(j.stderr, "note:", text) },
+	})
 	if refused := (*enroll.Refusal)(nil); errors.As(err, &refused) || errors.Is(err, agent.ErrJoined) || errors.Is(err, enroll.ErrReply) || errors.Is(err, pki.ErrJoinLine) {
 		return &conf.ExitError{Code: exitForGood, Err: err}
 	}

@@ -143,15 +143,21 @@ func (at *attachment) watch(ctx context.Context, t client.Task) {
 
 // saw takes over what is known of the task and says what is new.
 func (at *attachment) saw(ctx context.Context, t client.Task) {
-	was := at.task.State
+	was := at.task
 	at.task = t
 	at.said = at.sayWaiting(t, at.said)
 	if t.Agent != "" && !at.placed {
 		at.placed = true
 		fmt.Fprintf(at.Err, "%s is placed on agent %s\n", clean(t.ID), clean(t.Agent))
 	}
-	if t.State != was && t.State == fleet.TaskUnreachable.String() {
+	if t.State != was.State && t.State == fleet.TaskUnreachable.String() {
 		fmt.Fprintf(at.Err, "%s: agent %s does not answer; waiting for it to come back\n", clean(t.ID), clean(t.Agent))
+	}
+	if t.Restarts > was.Restarts {
+		fmt.Fprintf(at.Err, "%s: %s\n", clean(t.ID), clean(t.Message))
+	}
+	if t.ReplacedBy != was.ReplacedBy {
+		fmt.Fprintf(at.Err, "%s is replaced by %s; follow that with: tender task logs -f %s\n", clean(t.ID), clean(t.ReplacedBy), clean(t.ReplacedBy))
 	}
 	if at.copied || !hasOutput(t) {
 		return

@@ -42,13 +42,54 @@ what there is.`,
 				}
 				table(w, "AGENT SITE STATE AVAILABILITY LINK CERT CPUS MEM GPUS TASKS LAST_SEEN", rows)
 				for _, g := range agents {
-					if r := g.Readings; r != nil && r.Settings != "" {
-						fmt.Fprintf(w, "\n%s: broken settings: %s\n", g.ID, clean(r.Settings))
-					}
+					a.agentNotes(g)
 				}
 			})
 		}),
 	}
+}
+
+// agentNotes says what is wrong with an agent that no column tells.
+func (a *app) agentNotes(g client.Agent) {
+	if g.Cloned != nil {
+		fmt.Fprintf(a.Err, "note:  %s: %s\n", clean(g.ID), clean(a.clonedField(g)))
+	}
+	if g.ClockOff != 0 {
+		fmt.Fprintf(a.Err, "note:  %s: its machine's clock is %s\n", clean(g.ID), clockField(g))
+	}
+	if r := g.Readings; r != nil && r.Settings != "" {
+		fmt.Fprintf(a.Err, "note:  %s: its settings are broken: %s\n", clean(g.ID), clean(r.Settings))
+	}
+}
+
+// clonedField says what is known of a copy of the agent's machine.
+func (a *app) clonedField(g client.Agent) string {
+	c := g.Cloned
+	if c == nil {
+		return ""
+	}
+	text := fmt.Sprintf("another machine used its identity %s, from %s: %s", ago(a.now(), c.At), c.Addr, c.Text)
+	if c.Times > 1 {
+		text += fmt.Sprintf(" (%d times)", c.Times)
+	}
+	return text
+}
+
+func clockField(g client.Agent) string {
+	switch off := time.Duration(g.ClockOff); {
+	case off > 0:
+		return span(off) + " behind; what it tells is corrected"
+	case off < 0:
+		return span(-off) + " ahead; what it tells is corrected"
+	}
+	return ""
+}
+
+func healedField(now time.Time, g client.Agent) string {
+	if g.Healed.IsZero() {
+		return ""
+	}
+	return ago(now, g.Healed)
 }
 
 func cpusOf(r client.Resources) string { return string(r.CPUs) }
@@ -117,7 +158,7 @@ func (a *app) agentCommand() *cobra.Command {
 		Short:   "Show, drain, reserve or remove one machine of the fleet",
 		Example: "  tender agent show gpu-1\n  tender agent drain gpu-1 --wait",
 	}, a.agentShow(), a.agentDrain(), a.agentDeactivate(), a.agentReactivate(), a.agentReserve(), a.agentUnreserve(),
-		a.agentGone(), a.agentRevoke())
+		a.agentGone(), a.agentRevoke(), a.agentSettle())
 }
 
 func (a *app) agentShow() *cobra.Command {
@@ -145,6 +186,7 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 		"Agent", g.ID, "State", g.State, "Availability", g.Availability, "Drain", a.drainField(g), "Maintenance", a.windowField(g), "Site", g.Site, "Labels", labels(g.Labels), "Hostname", g.Hostname,
 		"Version", g.Version, "Link", strings.TrimSpace(g.Link + " " + g.Remote), "Joined", ago(a.now(), g.Joined),
 		"Connected", ago(a.now(), g.Since), "Last seen", a.seen(g), "Certificate ends", cert,
+		"Certificate healed", healedField(a.now(), g), "Copy", a.clonedField(g), "Clock", clockField(g),
 		"Tasks", strings.Join(g.Tasks, ", "),
 	}
 	if r := g.Readings; r != nil {

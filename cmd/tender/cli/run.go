@@ -23,6 +23,7 @@ type runFlags struct {
 	killGrace       time.Duration
 	attach          bool
 	life            lifeFlags
+	policies        policyFlags
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -42,10 +43,19 @@ COMMAND replaces the image's own. It is executed as it stands, without a shell.
 GPUs are given whole: --gpus takes an integer.
 
 A health check asks the running task how it is, where it runs: with a program
-inside it, or on its own ports. A task that fails it too often is ended.`,
+inside it, or on its own ports. A task that fails it too often is ended.
+
+A task that crashes has failed, unless --restart-attempts asks its agent to start
+it again; it does so without the control plane, too. When the link to the agent
+is lost, the task stays where it is and goes on, and is found again when the
+agent is back. With --disconnect-replace another one is started elsewhere; then
+--exclusive makes sure that the first one has ended before, which takes a
+--disconnect-stop-after.`,
 		Example: `  tender run --cpus 4 --mem 8G docker.io/library/busybox:1.36 -- sh -c 'sleep 60; echo done'
   tender run --attach --gpus 2 --gpu-memory 24G --env TOKEN registry.example.org/team/train:v3
   tender run --network host --health-http :8080/healthz --mem 1G --mem-limit 2G registry.example.org/team/web:v3
+  tender run --site lab --restart-attempts 3 --restart-mode delay registry.example.org/team/camera:v3
+  tender run --exclusive --disconnect-replace --disconnect-stop-after 5m --disconnect-lost-after 10m registry.example.org/team/writer:v3
   tender run --site lab --label disk=ssd --name usage docker.io/library/busybox:1.36 -- du -sh /data`,
 	}
 	f := cmd.Flags()
@@ -72,6 +82,7 @@ inside it, or on its own ports. A task that fails it too often is ended.`,
 	f.BoolVar(&r.in.Revocable, "revocable", false, "the task may be ended, with its grace period, for a higher priority or a role's guarantee")
 	f.DurationVar(&r.killGrace, "kill-grace", 0, fmt.Sprintf("time between TERM and KILL (default %v)", fleet.DefaultKillGrace))
 	r.life.define(f)
+	r.policies.define(f)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in, err := r.submission(args, a.env)
 		if err != nil {
@@ -140,6 +151,9 @@ func (r *runFlags) submission(args []string, env map[string]string) (client.Subm
 		return in, err
 	}
 	in.KillGrace = client.Duration(r.killGrace)
+	if err := r.policies.read(&in); err != nil {
+		return in, err
+	}
 	return in, r.life.read(&in)
 }
 

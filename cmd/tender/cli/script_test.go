@@ -154,7 +154,7 @@ func happen(ts *testscript.TestScript, _ bool, args []string) {
 
 func (w *world) happen(word string, args []string) error {
 	f := w.fleet
-	if !slices.Contains([]string{"down", "tasks"}, word) && len(args) == 0 {
+	if !slices.Contains([]string{"down", "tasks", "trust"}, word) && len(args) == 0 {
 		return errors.New("an argument is missing")
 	}
 	switch word {
@@ -194,8 +194,12 @@ func (w *world) happen(word string, args []string) error {
 		if got := strconv.Itoa(f.Tasks()); got != args[0] {
 			return fmt.Errorf("there are %s tasks", got)
 		}
+	case "fill": // r2 TEXT: its disk is full
+		f.Fill(strings.Join(args[1:], " "))
 	case "follow": // ID ADDR: this replica follows that one
 		f.SetStatus(api.Status{ID: "r1", Leader: fleet.ReplicaID(args[0]), LeaderAddr: args[1]})
+	case "trust": // it has a root, which agents get that connect from then on
+		return f.Trust()
 	case "down": // the replica is gone
 		w.close()
 	default:
@@ -269,6 +273,20 @@ func (w *world) addAgent(id string, args []string) error {
 				return err
 			}
 			rec.CertNotAfter = w.fleet.Now().Add(d)
+		case "healed": // so long ago
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			rec.Healed = w.fleet.Now().Add(-d)
+		case "copied": // from there
+			rec.Cloned = &fleet.Cloned{At: w.fleet.Now(), Addr: v, Text: "its certificate is for a key that the agent has left behind"}
+		case "clock": // it is behind by so much
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				return err
+			}
+			defer w.fleet.Clock(fleet.AgentID(id), d)
 		case "gpus", "badgpus":
 			for i := range n {
 				d := gpu.Device{

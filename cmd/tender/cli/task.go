@@ -127,8 +127,9 @@ func (a *app) taskTable(w io.Writer, t client.Task) {
 	}
 	fields(w, "Task", t.ID, "State", t.State, "Health", t.Health, "Check", found, "Message", t.Message, "Waits", waits, "Reason", t.Reason, "Agent", t.Agent,
 		"Role", t.Role, "Standing", standing(t), "Ended for", t.Preempted, "Framework", t.Framework, "Image", t.Image, "Command", strings.Join(t.Command, " "),
-		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Limits", limits(t), "Max time", maxTime(t), "Health check", checkText(t.HealthCheck), "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
-		"Submitted", ago(a.now(), t.Submitted), "Launched", ago(a.now(), t.Launched), "Ended", ago(a.now(), t.Ended))
+		"Environment", strings.Join(t.Env, ", "), "Needs", needs, "Limits", limits(t), "Max time", maxTime(t), "Health check", checkText(t.HealthCheck), "Restarts", restartText(t), "Cut off", disconnectText(t),
+		"Replaces", t.Replaces, "Replaced by", t.ReplacedBy, "Place", where, "Labels", labels(t.Needs.Labels), "GPUs", devices,
+		"Unreachable", ago(a.now(), t.UnreachableSince), "Submitted", ago(a.now(), t.Submitted), "Launched", ago(a.now(), t.Launched), "Ended", ago(a.now(), t.Ended))
 	var rows [][]string
 	for _, s := range t.History {
 		rows = append(rows, []string{s.Time.UTC().Format(time.RFC3339), s.State, s.Message})

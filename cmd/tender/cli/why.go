@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,6 +54,9 @@ func (a *app) printWhy(y client.Why) error {
 	return a.print(y, func(w io.Writer) {
 		if y.Waiting == nil {
 			fmt.Fprintf(w, "%s does not wait: it is %s\n", clean(y.Task), clean(y.State))
+			if !y.UnreachableSince.IsZero() {
+				fmt.Fprintf(w, "%s (since %s)\n", clean(y.Message), y.UnreachableSince.UTC().Format(time.RFC3339))
+			}
 			return
 		}
 		fmt.Fprintf(w, "%s waits: %s\n", clean(y.Task), clean(waitText(*y.Waiting)))

@@ -38,7 +38,7 @@ func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
 	}
-	root.AddCommand(initCommand(), joinCommand(), runCommand(), settings.Command(), devCommand())
+	root.AddCommand(initCommand(), joinCommand(), restoreCommand(), runCommand(), settings.Command(), devCommand())
 	return root
 }
 
@@ -55,6 +55,9 @@ var settings = conf.Daemon{
 // check finds what the form of the settings does not show.
 func check(v *viper.Viper) error {
 	_, err := conf.ParseLevel(v.GetString("log-level"))
+	if _, timingErr := controlplane.TimingOf(v.GetString("raft-timing")); timingErr != nil {
+		err = errors.Join(err, &conf.KeyError{Key: "raft-timing", Err: timingErr})
+	}
 	if d := v.GetDuration("offer-timeout"); d < time.Second {
 		err = errors.Join(err, &conf.KeyError{Key: "offer-timeout", Err: fmt.Errorf("%v: give schedulers a second at least", d)})
 	}
@@ -199,6 +202,7 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Duration("offer-timeout", 30*time.Second, "how long a scheduler may leave an offer unanswered")
 	f.Bool("show-gpu-agents", false, "offer agents with GPUs to frameworks without GPU_RESOURCES, too; they may fill them with other work")
 	f.StringSlice("unshared", nil, "name of a resource that does not count in the shares of roles, such as gpus; may be repeated")
+	f.String("raft-timing", "default", "Raft's time-outs: lan (a dead leader is replaced in half a second), default (in one) or wan (in four); the same on all replicas")
 	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
 	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
 	_ = f.MarkHidden("agent-cert-life")
@@ -220,7 +224,12 @@ func runCommand() *cobra.Command {
 		if err := l.begin(v, broken); err != nil {
 			return err
 		}
-		return l.serve(cmd.Context(), controlplane.Config{
+		timing, err := controlplane.TimingOf(v.GetString("raft-timing"))
+		if err != nil {
+			return err // the check has missed it
+		}
+		return coded(l.serve(cmd.Context(), controlplane.Config{
+			Timing:  timing,
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: l.log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
 			Leader: leader.Config{
@@ -230,7 +239,7 @@ func runCommand() *cobra.Command {
 			Schedulers: controlplane.Schedulers{
 				Listen: v.GetString("scheduler-listen"), Trust: v.GetString("scheduler-trust"), Image: v.GetString("scheduler-default-image"),
 			},
-		})
+		}))
 	}
 	return cmd
 }

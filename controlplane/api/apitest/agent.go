@@ -44,8 +44,8 @@ type chunk struct {
 	data   []byte
 }
 
-// AddAgent admits and connects an agent; of rec the site, labels and end of
-// the certificate are used.
+// AddAgent admits and connects an agent; of rec the site, labels, end of the
+// certificate, its healing and its copy are used.
 func (f *Fleet) AddAgent(id fleet.AgentID, c fleet.Capacity, rec fleet.Agent) {
 	f.do(func() {
 		hash := "token-of-" + string(id)
@@ -56,6 +56,12 @@ func (f *Fleet) AddAgent(id fleet.AgentID, c fleet.Capacity, rec fleet.Agent) {
 		}}, state.Command{Time: f.now, DropToken: &state.DropToken{Hash: hash}})
 		if !rec.CertNotAfter.IsZero() {
 			f.commit(state.Command{Time: f.now, Certified: &state.Certified{Kind: state.KindAgent, ID: string(id), NotAfter: rec.CertNotAfter}})
+		}
+		if !rec.Healed.IsZero() {
+			f.commit(state.Command{Time: rec.Healed, By: "agent/" + string(id), Rekey: &state.Rekey{Agent: id, Key: "key-of-" + string(id), Next: "next", Addr: "192.0.2.7:40404", Heal: true}})
+		}
+		if c := rec.Cloned; c != nil {
+			f.commit(state.Command{Time: c.At, By: "replica/r1", Cloned: &state.Cloned{Agent: id, Addr: c.Addr, Text: c.Text}})
 		}
 		a := &agent{id: id, tasks: map[fleet.TaskID]*work{}}
 		f.agents[id] = a
@@ -68,10 +74,15 @@ func (a *agent) connect(f *Fleet, c fleet.Capacity) {
 	a.session = a.sessions
 	a.soft = api.AgentSoft{
 		Connected: true, Since: f.now, LastSeen: f.now, Link: "quic", Remote: "192.0.2.7:40404", Version: "v1.2.3",
-		Readings: fleet.Readings{Time: f.now, CPUPercent: 12, FreeMemMB: 1000, FreeDiskMB: 50_000},
+		Readings: fleet.Readings{Time: f.now, CPUPercent: 12, FreeMemMB: 1000, FreeDiskMB: 50_000, Bundle: f.st.BundleVersion},
 	}
 	f.step(leader.AgentUp{Agent: a.id, Session: a.session, Hostname: string(a.id) + ".example", Capacity: c})
 	f.step(leader.Pull{Agent: a.id, Session: a.session, Generation: a.gen, Full: true})
+}
+
+// Clock has an agent say that its machine's clock is off.
+func (f *Fleet) Clock(id fleet.AgentID, off time.Duration) {
+	f.do(func() { f.agents[id].soft.Readings.ClockOff = off })
 }
 
 // Connect brings an agent back.

@@ -42,6 +42,7 @@ type Fleet struct {
 	// reserved is what came of the last reservation.
 	reserved state.Result
 	conns    uint64 // of outside frameworks
+	fault    string // of the disk of r2
 }
 
 var _ api.Backend = (*Fleet)(nil)
@@ -70,7 +71,7 @@ func New() *Fleet {
 // count: "train-1", "train-2".
 func (f *Fleet) Options() api.Options {
 	return api.Options{
-		Version: client.Version{Version: "v1.2.3"}, Local: true, Changed: f.Changed, Now: f.Now,
+		Version: client.Version{Version: "v1.2.3"}, Local: true, Changed: f.Changed, Now: f.Now, Trio: f,
 		NewID: func(prefix string) string {
 			f.mu.Lock()
 			defer f.mu.Unlock()

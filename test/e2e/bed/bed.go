@@ -27,9 +27,10 @@ type Config struct {
 type Kind byte
 
 const (
-	Replica Kind = 'c'
-	Router  Kind = 'r'
-	Agent   Kind = 'a'
+	Replica  Kind = 'c'
+	Router   Kind = 'r'
+	Agent    Kind = 'a'
+	Operator Kind = 'o' // there is one, o1, for clients of the replicas
 )
 
 // Node is one machine of the bed.
@@ -37,13 +38,14 @@ type Node struct {
 	Name string // c1, r1, a1: the kind and a number
 	Kind Kind
 	Addr netip.Addr // a router's is the one on the wide-area network
-	Site int        // 0 for replicas
+	Site int        // 0 for those on the wide-area network
 }
 
 // Bed is a network that was built, by this process or another.
 type Bed struct {
 	prefix string
 	nodes  []Node
+	cables []*Cable
 }
 
 const (
@@ -76,7 +78,7 @@ func Open(ctx context.Context, prefix string) (*Bed, error) {
 			n.Site, err = strconv.Atoi(name[1:])
 		case Agent:
 			n.Site = int(n.Addr.As4()[2])
-		case Replica:
+		case Replica, Operator:
 		default:
 			err = fmt.Errorf("namespace %s is no node of a bed", b.netns(name))
 		}
@@ -86,7 +88,7 @@ func Open(ctx context.Context, prefix string) (*Bed, error) {
 		b.nodes = append(b.nodes, n)
 	}
 	slices.SortFunc(b.nodes, func(x, y Node) int {
-		return cmp.Or(cmp.Compare(strings.IndexByte("cra", byte(x.Kind)), strings.IndexByte("cra", byte(y.Kind))),
+		return cmp.Or(cmp.Compare(strings.IndexByte("crao", byte(x.Kind)), strings.IndexByte("crao", byte(y.Kind))),
 			cmp.Compare(len(x.Name), len(y.Name)), cmp.Compare(x.Name, y.Name))
 	})
 	return b, nil
@@ -138,7 +140,14 @@ func (b *Bed) Addr(name string) netip.Addr {
 }
 
 // Down removes the bed and ends every process in it.
-func (b *Bed) Down(ctx context.Context) error { return Clean(ctx, b.prefix) }
+func (b *Bed) Down(ctx context.Context) error {
+	// A cable's devices would keep a namespace alive without a name.
+	for _, c := range b.cables {
+		c.stop()
+	}
+	b.cables = nil
+	return Clean(ctx, b.prefix)
+}
 
 // Clean removes the bed with that prefix, whatever is left of it, and ends every
 // process in it. Without one it does nothing.

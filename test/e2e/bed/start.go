@@ -8,8 +8,12 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
+
+// started counts the beds of this process, whose tests may run at once.
+var started atomic.Int64
 
 // Start builds a bed for a test and takes it down when the test ends. It sets
 // the prefix itself, and removes beds of test processes that died.
@@ -18,12 +22,12 @@ func Start(t testing.TB, cfg Config) *Bed {
 	if err := sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; ; i++ {
-		cfg.Prefix = fmt.Sprintf("t%dx%d", os.Getpid(), i)
-		if old, err := namespaces(cfg.Prefix); err != nil {
+	// The names of a bed that a process of the same number left are in use.
+	for old := []string{""}; len(old) > 0; {
+		cfg.Prefix = fmt.Sprintf("t%dx%d", os.Getpid(), started.Add(1))
+		var err error
+		if old, err = namespaces(cfg.Prefix); err != nil {
 			t.Fatal(err)
-		} else if len(old) == 0 {
-			break
 		}
 	}
 	b, err := Up(t.Context(), cfg)

@@ -59,6 +59,12 @@ func (b *Bed) build(ctx context.Context, cfg Config) (*Bed, error) {
 			return nil, err
 		}
 	}
+	if err := b.add(ctx, "o1", ""); err != nil {
+		return nil, err
+	}
+	if err := b.plug(ctx, "o1", "e0", wan, "wan", "203.0.113.200/24", ""); err != nil {
+		return nil, err
+	}
 	agents := 0
 	for i, n := range cfg.Sites {
 		if err := b.site(ctx, i+1, agents, n); err != nil {
@@ -110,7 +116,8 @@ func (b *Bed) add(ctx context.Context, node, batch string) error {
 
 // bridge makes a namespace with a switch in it.
 func (b *Bed) bridge(ctx context.Context, node, name string) error {
-	if err := b.add(ctx, node, "link add "+name+" type bridge\nlink set "+name+" up"); err != nil {
+	// Its own address, else it takes that of a port and changes it with the ports.
+	if err := b.add(ctx, node, "link add "+name+" address 02:00:00:00:00:01 type bridge\nlink set "+name+" up"); err != nil {
 		return err
 	}
 	// Else a bridge hands its frames to the filters of IP, and those of a

@@ -18,6 +18,8 @@ type AgentOptions struct {
 	Runtime *Runtime
 	Site    string
 	Labels  map[string]string
+	// Node is the node of the bed that it runs on.
+	Node string
 	// Args go to `tender-agent run`.
 	Args []string
 }
@@ -26,6 +28,7 @@ type AgentOptions struct {
 type Agent struct {
 	ID, State string
 	Runtime   *Runtime
+	Node      string
 	fleet     *Fleet
 	args      []string
 	proc      *Process
@@ -37,8 +40,9 @@ func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
 	line := f.Token(t, client.CreateToken{Site: o.Site, Labels: o.Labels})
 	f.agents++
 	name := fmt.Sprintf("a%d", f.agents)
-	a := &Agent{State: filepath.Join(f.dir, "agent-"+name), Runtime: o.Runtime, fleet: f}
-	stdout, stderr, code := Run(t, line, Program("tender-agent"), "join", "--state", a.State, "--name", name, "-")
+	a := &Agent{State: filepath.Join(f.dir, "agent-"+name), Runtime: o.Runtime, Node: o.Node, fleet: f}
+	path, argv := f.on(a.Node, "tender-agent", "join", "--state", a.State, "--name", name, "-")
+	stdout, stderr, code := Run(t, line, path, argv...)
 	if code != 0 {
 		t.Fatalf("tender-agent join: %s", stderr)
 	}
@@ -57,10 +61,11 @@ func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
 // Start runs the agent, for the first time or again.
 func (a *Agent) Start(t testing.TB) {
 	t.Helper()
-	a.proc = Spawn(t, a.ID, Program("tender-agent"), a.args...)
+	path, args := a.fleet.on(a.Node, "tender-agent", a.args...)
+	a.proc = spawn(a.fleet.owner, t, a.ID, path, args...)
 	if a.Runtime != nil {
 		// Before the agent is stopped it gets the time to clean up.
-		t.Cleanup(func() { a.Runtime.settle(t) })
+		a.fleet.owner.Cleanup(func() { a.Runtime.settle(a.fleet.owner) })
 	}
 }
 

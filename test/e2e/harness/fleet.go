@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/test/e2e/bed"
 )
 
 // Fleet is a control plane and what has joined it.
@@ -19,6 +21,8 @@ type Fleet struct {
 	Replicas       []*Replica
 	// Operator is the operator's credential.
 	Operator *pki.Credential
+	owner    testing.TB // the test that made it, which its programs end with
+	bed      *bed.Bed   // where they run; nil is loopback
 	dir      string
 	agents   int
 }
@@ -28,6 +32,9 @@ type Replica struct {
 	ID, Addr, Data, Socket string
 	// Plain is an address that PlainAddr stands for in its arguments.
 	Plain string
+	// Node is the node of the bed that it runs on, empty on loopback.
+	Node  string
+	fleet *Fleet
 	args  []string
 	proc  *Process
 }
@@ -40,6 +47,18 @@ const PlainAddr = "{plain}"
 // and join lines. runArgs go to every `tenderd run`.
 func NewFleet(t testing.TB, n int, runArgs ...string) *Fleet {
 	t.Helper()
+	return newFleet(t, nil, n, runArgs)
+}
+
+// NewFleetOn is NewFleet on a bed: replica r1 runs on the node c1, r2 on c2,
+// and calls come from the node o1.
+func NewFleetOn(t testing.TB, b *bed.Bed, n int, runArgs ...string) *Fleet {
+	t.Helper()
+	return newFleet(t, b, n, runArgs)
+}
+
+func newFleet(t testing.TB, b *bed.Bed, n int, runArgs []string) *Fleet {
+	t.Helper()
 	// Sockets have paths of at most 107 bytes, which t.TempDir exceeds.
 	dir, err := os.MkdirTemp("", "fleet")
 	if err != nil {
@@ -50,9 +69,9 @@ func NewFleet(t testing.TB, n int, runArgs ...string) *Fleet {
 			t.Errorf("remove the fleet's directory: %v", err)
 		}
 	})
-	f := &Fleet{dir: dir}
+	f := &Fleet{owner: t, bed: b, dir: dir}
 	first := f.replica(t, runArgs)
-	tenderd(t, "", "init", "--data", first.Data, "--addr", first.Addr, "--id", first.ID, "--trust-domain", "e2e.test")
+	f.tenderd(t, first.Node, "", "init", "--data", first.Data, "--addr", first.Addr, "--id", first.ID, "--trust-domain", "e2e.test")
 	if f.Operator, err = pki.LoadDir(filepath.Join(first.Data, "operator")); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +89,7 @@ func (f *Fleet) Extend(t testing.TB, runArgs ...string) *Replica {
 	t.Helper()
 	line := f.Token(t, client.CreateToken{Kind: "replica"})
 	r := f.replica(t, runArgs)
-	tenderd(t, line, "join", "--data", r.Data, "--addr", r.Addr, "--id", r.ID, "-")
+	f.tenderd(t, r.Node, line, "join", "--data", r.Data, "--addr", r.Addr, "--id", r.ID, "-")
 	r.Start(t)
 	f.connect(t)
 	f.voters(t, len(f.Replicas))
@@ -98,7 +117,11 @@ func (f *Fleet) voters(t testing.TB, n int) {
 func (f *Fleet) replica(t testing.TB, runArgs []string) *Replica {
 	t.Helper()
 	id := fmt.Sprintf("r%d", len(f.Replicas)+1)
-	r := &Replica{ID: id, Addr: freeAddr(t), Data: filepath.Join(f.dir, id), Socket: filepath.Join(f.dir, id+".sock"), Plain: freeAddr(t)}
+	r := &Replica{ID: id, Addr: freeAddr(t), Data: filepath.Join(f.dir, id), Socket: filepath.Join(f.dir, id+".sock"), Plain: freeAddr(t), fleet: f}
+	if f.bed != nil {
+		r.Node = "c" + id[1:]
+		r.Addr = f.bed.Addr(r.Node).String() + ":7443"
+	}
 	r.args = append([]string{"run", "--data", r.Data, "--listen", r.Addr, "--socket", r.Socket, "--log-level", logLevel(t)}, runArgs...)
 	for i, arg := range r.args {
 		r.args[i] = strings.ReplaceAll(arg, PlainAddr, r.Plain)
@@ -110,11 +133,40 @@ func (f *Fleet) replica(t testing.TB, runArgs []string) *Replica {
 // connect makes the client anew, with all addresses.
 func (f *Fleet) connect(t testing.TB) {
 	t.Helper()
-	cfg := client.Config{Credential: f.Operator, Version: "e2e"}
-	for _, r := range f.Replicas {
+	f.Client = f.ClientOf(t, f.Replicas...)
+}
+
+// ClientOf is a client of the operator's that asks these replicas, in order.
+func (f *Fleet) ClientOf(t testing.TB, replicas ...*Replica) *client.Client {
+	t.Helper()
+	cfg := client.Config{Credential: f.Operator, Version: "e2e", Dial: f.Dial()}
+	for _, r := range replicas {
 		cfg.Servers = append(cfg.Servers, r.Addr)
 	}
-	f.Client = newClient(t, cfg)
+	return newClient(t, cfg)
+}
+
+// Dial connects to replicas; nil where the machine's own network reaches them.
+func (f *Fleet) Dial() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if f.bed == nil {
+		return nil
+	}
+	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+		err = f.bed.In("o1", func() error {
+			conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
+			return err
+		})
+		return conn, err
+	}
+}
+
+// on is how a program runs on a node.
+func (f *Fleet) on(node, program string, args ...string) (path string, argv []string) {
+	if f.bed == nil {
+		return Program(program), args
+	}
+	argv = f.bed.Argv(node, append([]string{Program(program)}, args...)...)
+	return argv[0], argv[1:]
 }
 
 func newClient(t testing.TB, cfg client.Config) *client.Client {
@@ -131,7 +183,8 @@ func newClient(t testing.TB, cfg client.Config) *client.Client {
 // socket answers.
 func (r *Replica) Start(t testing.TB) {
 	t.Helper()
-	r.proc = Spawn(t, r.ID, Program("tenderd"), r.args...)
+	path, args := r.fleet.on(r.Node, "tenderd", r.args...)
+	r.proc = spawn(r.fleet.owner, t, r.ID, path, args...)
 	Eventually(t, r.ID+" opens its socket", func() bool {
 		select {
 		case <-r.proc.Ended():
@@ -149,6 +202,9 @@ func (r *Replica) Start(t testing.TB) {
 // Kill ends the replica as a crash would.
 func (r *Replica) Kill(t testing.TB) { r.proc.Kill(t) }
 
+// Process is the running replica, or the last one.
+func (r *Replica) Process() *Process { return r.proc }
+
 // Client is one that uses this replica's socket.
 func (r *Replica) Client(t testing.TB) *client.Client {
 	return newClient(t, client.Config{Socket: r.Socket, Version: "e2e"})
@@ -164,7 +220,9 @@ func (f *Fleet) Leader(t testing.TB) *Replica {
 			if err != nil {
 				return false
 			}
-			doc, err := c.Replicas(t.Context())
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // it may be paused
+			doc, err := c.Replicas(ctx)
+			cancel()
 			c.Close()
 			// Only the leader knows for sure, and its term is not 0.
 			if err == nil && doc.Leader == r.ID && doc.Term > 0 {
@@ -275,9 +333,10 @@ func Tell(task client.Task) string {
 	return b.String()
 }
 
-func tenderd(t testing.TB, stdin string, args ...string) {
+func (f *Fleet) tenderd(t testing.TB, node, stdin string, args ...string) {
 	t.Helper()
-	if _, stderr, code := Run(t, stdin, Program("tenderd"), args...); code != 0 {
+	path, argv := f.on(node, "tenderd", args...)
+	if _, stderr, code := Run(t, stdin, path, argv...); code != 0 {
 		t.Fatalf("tenderd %s: %s", args[0], stderr)
 	}
 }

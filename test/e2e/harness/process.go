@@ -38,6 +38,12 @@ var spawner = sync.OnceValue(func() chan<- func() {
 // Spawn starts a program. It is ended when the test ends.
 func Spawn(t testing.TB, name, path string, args ...string) *Process {
 	t.Helper()
+	return spawn(t, t, name, path, args...)
+}
+
+// spawn starts a program that is ended when owner ends, which may outlive t.
+func spawn(owner, t testing.TB, name, path string, args ...string) *Process {
+	t.Helper()
 	p := &Process{name: name, cmd: exec.Command(path, args...), out: &output{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	// Signals meant for the test do not reach it.
@@ -51,10 +57,10 @@ func Spawn(t testing.TB, name, path string, args ...string) *Process {
 		_ = p.cmd.Wait() // the state tells
 		close(p.done)
 	}()
-	t.Cleanup(func() {
-		p.Stop(t)
-		if t.Failed() {
-			t.Logf("the end of the log of %s:\n%s", name, p.out.tail(12<<10))
+	owner.Cleanup(func() {
+		p.Stop(owner)
+		if owner.Failed() {
+			owner.Logf("the end of the log of %s:\n%s", name, p.out.tail(128<<10))
 		}
 	})
 	return p
@@ -90,8 +96,23 @@ func (p *Process) Kill(t testing.TB) {
 	<-p.done
 }
 
-// stopTime is what a program has to end in order.
-const stopTime = 15 * time.Second
+// Pause stops it where it is, as a machine does that is suspended; Resume has
+// it go on.
+func (p *Process) Pause(t testing.TB) { p.signal(t, syscall.SIGSTOP) }
+
+// Resume ends Pause.
+func (p *Process) Resume(t testing.TB) { p.signal(t, syscall.SIGCONT) }
+
+func (p *Process) signal(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		t.Fatalf("send %v to %s: %v", sig, p.name, err)
+	}
+}
+
+// stopTime is what a program has to end in order. A leader whose peers have just
+// died waits 2 s for a successor, 5 s for proposals and then for calls under way.
+const stopTime = 25 * time.Second
 
 // Stop asks it to end, which it must do in time and without an error.
 func (p *Process) Stop(t testing.TB) {
@@ -108,6 +129,7 @@ func (p *Process) Stop(t testing.TB) {
 		}
 	}()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.cmd.Process.Signal(syscall.SIGCONT) // a test may have failed since Pause
 	select {
 	case <-p.done:
 		if code := p.cmd.ProcessState.ExitCode(); code != 0 {

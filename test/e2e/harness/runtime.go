@@ -55,7 +55,10 @@ func NewRuntime(t testing.TB, more ...image.Options) *Runtime {
 	counted := make(chan struct{})
 	go func() {
 		defer close(counted)
-		r.count(ctx)
+		for ctx.Err() == nil { // the daemon may be restarted
+			r.count(ctx)
+			time.Sleep(10 * time.Millisecond)
+		}
 	}()
 	t.Cleanup(func() {
 		r.remains(t)

@@ -239,12 +239,16 @@ type Envelope struct {
 	//	*Envelope_LogsRequest
 	//	*Envelope_LogChunk
 	//	*Envelope_LogEnd
+	//	*Envelope_Bundle
+	//	*Envelope_KeyStored
 	//	*Envelope_Led
 	//	*Envelope_Ask
 	//	*Envelope_Relay
 	//	*Envelope_RelayHello
 	//	*Envelope_RelayWelcome
 	//	*Envelope_Through
+	//	*Envelope_Beat
+	//	*Envelope_Observed
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// Fills a heartbeat up; ignored by the receiver.
 	Pad           []byte `protobuf:"bytes,31,opt,name=pad,proto3" json:"pad,omitempty"`
@@ -424,6 +428,24 @@ func (x *Envelope) GetLogEnd() *LogEnd {
 	return nil
 }
 
+func (x *Envelope) GetBundle() *Bundle {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Bundle); ok {
+			return x.Bundle
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetKeyStored() *KeyStored {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_KeyStored); ok {
+			return x.KeyStored
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetLed() *Led {
 	if x != nil {
 		if x, ok := x.Body.(*Envelope_Led); ok {
@@ -473,6 +495,24 @@ func (x *Envelope) GetThrough() *Through {
 	if x != nil {
 		if x, ok := x.Body.(*Envelope_Through); ok {
 			return x.Through
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetBeat() *Beat {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Beat); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetObserved() *Observed {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Observed); ok {
+			return x.Observed
 		}
 	}
 	return nil
@@ -549,6 +589,14 @@ type Envelope_LogEnd struct {
 	LogEnd *LogEnd `protobuf:"bytes,15,opt,name=log_end,json=logEnd,proto3,oneof"`
 }
 
+type Envelope_Bundle struct {
+	Bundle *Bundle `protobuf:"bytes,45,opt,name=bundle,proto3,oneof"`
+}
+
+type Envelope_KeyStored struct {
+	KeyStored *KeyStored `protobuf:"bytes,47,opt,name=key_stored,json=keyStored,proto3,oneof"`
+}
+
 type Envelope_Led struct {
 	Led *Led `protobuf:"bytes,32,opt,name=led,proto3,oneof"`
 }
@@ -571,6 +619,14 @@ type Envelope_RelayWelcome struct {
 
 type Envelope_Through struct {
 	Through *Through `protobuf:"bytes,37,opt,name=through,proto3,oneof"`
+}
+
+type Envelope_Beat struct {
+	Beat *Beat `protobuf:"bytes,40,opt,name=beat,proto3,oneof"`
+}
+
+type Envelope_Observed struct {
+	Observed *Observed `protobuf:"bytes,41,opt,name=observed,proto3,oneof"`
 }
 
 func (*Envelope_Hello) isEnvelope_Body() {}
@@ -603,6 +659,10 @@ func (*Envelope_LogChunk) isEnvelope_Body() {}
 
 func (*Envelope_LogEnd) isEnvelope_Body() {}
 
+func (*Envelope_Bundle) isEnvelope_Body() {}
+
+func (*Envelope_KeyStored) isEnvelope_Body() {}
+
 func (*Envelope_Led) isEnvelope_Body() {}
 
 func (*Envelope_Ask) isEnvelope_Body() {}
@@ -615,6 +675,10 @@ func (*Envelope_RelayWelcome) isEnvelope_Body() {}
 
 func (*Envelope_Through) isEnvelope_Body() {}
 
+func (*Envelope_Beat) isEnvelope_Body() {}
+
+func (*Envelope_Observed) isEnvelope_Body() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Capability    int64                  `protobuf:"varint,1,opt,name=capability,proto3" json:"capability,omitempty"`
@@ -625,7 +689,9 @@ type Hello struct {
 	Capacity      *Capacity              `protobuf:"bytes,6,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,25,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	BeatNs        int64                  `protobuf:"varint,20,opt,name=beat_ns,json=beatNs,proto3" json:"beat_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,11 +782,113 @@ func (x *Hello) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *Hello) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
+	}
+	return 0
+}
+
 func (x *Hello) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Hello) GetBeatNs() int64 {
+	if x != nil {
+		return x.BeatNs
+	}
+	return 0
+}
+
+type Beat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	EveryNs       int64                  `protobuf:"varint,1,opt,name=every_ns,json=everyNs,proto3" json:"every_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beat) Reset() {
+	*x = Beat{}
+	mi := &file_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beat) ProtoMessage() {}
+
+func (x *Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beat.ProtoReflect.Descriptor instead.
+func (*Beat) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Beat) GetEveryNs() int64 {
+	if x != nil {
+		return x.EveryNs
+	}
+	return 0
+}
+
+type Observed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addr          string                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observed) Reset() {
+	*x = Observed{}
+	mi := &file_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observed) ProtoMessage() {}
+
+func (x *Observed) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observed.ProtoReflect.Descriptor instead.
+func (*Observed) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Observed) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
 }
 
 type Welcome struct {
@@ -739,7 +907,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +919,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +932,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{2}
+	return file_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Welcome) GetCapability() int64 {
@@ -835,7 +1003,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1015,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1028,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{3}
+	return file_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Refusal) GetCode() string {
@@ -896,13 +1064,15 @@ type Pull struct {
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Full          bool                   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
+	Stamp         uint64                 `protobuf:"varint,4,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	CaughtUp      bool                   `protobuf:"varint,5,opt,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pull) Reset() {
 	*x = Pull{}
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1084,7 @@ func (x *Pull) String() string {
 func (*Pull) ProtoMessage() {}
 
 func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1097,7 @@ func (x *Pull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pull.ProtoReflect.Descriptor instead.
 func (*Pull) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{4}
+	return file_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Pull) GetTerm() uint64 {
@@ -951,6 +1121,20 @@ func (x *Pull) GetFull() bool {
 	return false
 }
 
+func (x *Pull) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *Pull) GetCaughtUp() bool {
+	if x != nil {
+		return x.CaughtUp
+	}
+	return false
+}
+
 type Desired struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
@@ -958,13 +1142,14 @@ type Desired struct {
 	Base          uint64                 `protobuf:"varint,3,opt,name=base,proto3" json:"base,omitempty"`
 	Full          bool                   `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
 	Assignments   []*Assignment          `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Echo          uint64                 `protobuf:"varint,6,opt,name=echo,proto3" json:"echo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Desired) Reset() {
 	*x = Desired{}
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1161,7 @@ func (x *Desired) String() string {
 func (*Desired) ProtoMessage() {}
 
 func (x *Desired) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1174,7 @@ func (x *Desired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Desired.ProtoReflect.Descriptor instead.
 func (*Desired) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{5}
+	return file_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Desired) GetTerm() uint64 {
@@ -1027,6 +1212,13 @@ func (x *Desired) GetAssignments() []*Assignment {
 	return nil
 }
 
+func (x *Desired) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
+	}
+	return 0
+}
+
 type Assignment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -1041,7 +1233,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1245,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1258,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Assignment) GetTask() string {
@@ -1128,13 +1320,16 @@ type TaskSpec struct {
 	Check           *Check                 `protobuf:"bytes,13,opt,name=check,proto3" json:"check,omitempty"`
 	MaxCompletionNs int64                  `protobuf:"varint,14,opt,name=max_completion_ns,json=maxCompletionNs,proto3" json:"max_completion_ns,omitempty"`
 	Limits          *Limits                `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`
+	Restart         *Restart               `protobuf:"bytes,16,opt,name=restart,proto3" json:"restart,omitempty"`
+	Disconnect      *Disconnect            `protobuf:"bytes,17,opt,name=disconnect,proto3" json:"disconnect,omitempty"`
+	Exclusive       bool                   `protobuf:"varint,18,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1341,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1354,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskSpec) GetName() string {
@@ -1267,6 +1462,163 @@ func (x *TaskSpec) GetLimits() *Limits {
 	return nil
 }
 
+func (x *TaskSpec) GetRestart() *Restart {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetDisconnect() *Disconnect {
+	if x != nil {
+		return x.Disconnect
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+type Restart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attempts      int64                  `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	IntervalNs    int64                  `protobuf:"varint,2,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"`
+	DelayNs       int64                  `protobuf:"varint,3,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
+	Mode          string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restart) Reset() {
+	*x = Restart{}
+	mi := &file_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restart) ProtoMessage() {}
+
+func (x *Restart) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restart.ProtoReflect.Descriptor instead.
+func (*Restart) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Restart) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Restart) GetIntervalNs() int64 {
+	if x != nil {
+		return x.IntervalNs
+	}
+	return 0
+}
+
+func (x *Restart) GetDelayNs() int64 {
+	if x != nil {
+		return x.DelayNs
+	}
+	return 0
+}
+
+func (x *Restart) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type Disconnect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StopAfterNs   int64                  `protobuf:"varint,1,opt,name=stop_after_ns,json=stopAfterNs,proto3" json:"stop_after_ns,omitempty"`
+	LostAfterNs   int64                  `protobuf:"varint,2,opt,name=lost_after_ns,json=lostAfterNs,proto3" json:"lost_after_ns,omitempty"`
+	Replace       bool                   `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	Reconcile     string                 `protobuf:"bytes,4,opt,name=reconcile,proto3" json:"reconcile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disconnect) Reset() {
+	*x = Disconnect{}
+	mi := &file_wire_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disconnect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disconnect) ProtoMessage() {}
+
+func (x *Disconnect) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disconnect.ProtoReflect.Descriptor instead.
+func (*Disconnect) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Disconnect) GetStopAfterNs() int64 {
+	if x != nil {
+		return x.StopAfterNs
+	}
+	return 0
+}
+
+func (x *Disconnect) GetLostAfterNs() int64 {
+	if x != nil {
+		return x.LostAfterNs
+	}
+	return 0
+}
+
+func (x *Disconnect) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *Disconnect) GetReconcile() string {
+	if x != nil {
+		return x.Reconcile
+	}
+	return ""
+}
+
 type Check struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Kind                string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -1287,7 +1639,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1651,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1664,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Check) GetKind() string {
@@ -1410,7 +1762,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1774,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1787,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Limits) GetCpus() int64 {
@@ -1464,7 +1816,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1828,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1841,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Resources) GetFlat() *Flat {
@@ -1522,7 +1874,7 @@ type Flat struct {
 
 func (x *Flat) Reset() {
 	*x = Flat{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1886,7 @@ func (x *Flat) String() string {
 func (*Flat) ProtoMessage() {}
 
 func (x *Flat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1899,7 @@ func (x *Flat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flat.ProtoReflect.Descriptor instead.
 func (*Flat) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Flat) GetCpus() int64 {
@@ -1609,7 +1961,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1973,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1986,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1661,7 +2013,7 @@ type Amount struct {
 
 func (x *Amount) Reset() {
 	*x = Amount{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +2025,7 @@ func (x *Amount) String() string {
 func (*Amount) ProtoMessage() {}
 
 func (x *Amount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +2038,7 @@ func (x *Amount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Amount.ProtoReflect.Descriptor instead.
 func (*Amount) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Amount) GetName() string {
@@ -1715,7 +2067,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +2079,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +2092,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Part) GetRevocable() bool {
@@ -1776,7 +2128,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +2140,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +2153,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reservation) GetRole() string {
@@ -1842,7 +2194,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2206,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2219,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Label) GetKey() string {
@@ -1893,7 +2245,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2257,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2270,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Report) GetUpdates() []*StatusUpdate {
@@ -1939,7 +2291,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2303,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2316,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusUpdate) GetId() string {
@@ -2000,13 +2352,14 @@ type Status struct {
 	Oom           bool                   `protobuf:"varint,8,opt,name=oom,proto3" json:"oom,omitempty"`
 	Health        TaskHealth             `protobuf:"varint,9,opt,name=health,proto3,enum=tender.wire.TaskHealth" json:"health,omitempty"`
 	Check         *CheckResult           `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
+	Restarts      int64                  `protobuf:"varint,11,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2371,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2384,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Status) GetTask() string {
@@ -2104,6 +2457,13 @@ func (x *Status) GetCheck() *CheckResult {
 	return nil
 }
 
+func (x *Status) GetRestarts() int64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 type CheckResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -2117,7 +2477,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2489,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2502,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResult) GetKind() string {
@@ -2189,7 +2549,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2561,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2574,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -2235,7 +2595,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2607,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2620,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ack) GetTask() string {
@@ -2294,7 +2654,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2666,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2679,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Capacity) GetTotal() *Resources {
@@ -2354,7 +2714,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2726,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2739,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Device) GetUuid() string {
@@ -2462,6 +2822,8 @@ type Readings struct {
 	Spooled       int64                  `protobuf:"varint,6,opt,name=spooled,proto3" json:"spooled,omitempty"`
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
+	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Settings      string                 `protobuf:"bytes,30,opt,name=settings,proto3" json:"settings,omitempty"` // what is wrong with the agent's settings
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2469,7 +2831,7 @@ type Readings struct {
 
 func (x *Readings) Reset() {
 	*x = Readings{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2843,7 @@ func (x *Readings) String() string {
 func (*Readings) ProtoMessage() {}
 
 func (x *Readings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2856,7 @@ func (x *Readings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readings.ProtoReflect.Descriptor instead.
 func (*Readings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Readings) GetTimeNs() int64 {
@@ -2553,6 +2915,20 @@ func (x *Readings) GetRuntime() string {
 	return ""
 }
 
+func (x *Readings) GetClockOffNs() int64 {
+	if x != nil {
+		return x.ClockOffNs
+	}
+	return 0
+}
+
+func (x *Readings) GetBundleVersion() uint64 {
+	if x != nil {
+		return x.BundleVersion
+	}
+	return 0
+}
+
 func (x *Readings) GetSettings() string {
 	if x != nil {
 		return x.Settings
@@ -2573,7 +2949,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2961,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2974,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -2646,7 +3022,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +3034,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +3047,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Goaway) GetText() string {
@@ -2691,13 +3067,15 @@ func (x *Goaway) GetLeader() string {
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Key           []byte                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,26,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +3087,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[28]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,12 +3100,26 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
 	if x != nil {
 		return x.Csr
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
 	}
 	return nil
 }
@@ -2743,7 +3135,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3147,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[29]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3160,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -2792,6 +3184,102 @@ func (x *Certificate) GetBundleVersion() uint64 {
 	return 0
 }
 
+type Bundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Roots         []byte                 `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	Renew         bool                   `protobuf:"varint,3,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_wire_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Bundle) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Bundle) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Bundle) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type KeyStored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStored) Reset() {
+	*x = KeyStored{}
+	mi := &file_wire_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStored) ProtoMessage() {}
+
+func (x *KeyStored) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
+func (*KeyStored) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{35}
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -2805,7 +3293,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3305,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3318,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -2878,7 +3366,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3378,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3391,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -2928,7 +3416,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3428,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3441,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 type Led struct {
@@ -2965,7 +3453,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3465,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3478,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3008,7 +3496,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3508,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3521,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 type RelayHello struct {
@@ -3046,7 +3534,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3546,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3559,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3099,7 +3587,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +3599,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +3612,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3157,7 +3645,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3657,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3670,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3215,7 +3703,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3715,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3240,7 +3728,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3343,6 +3831,7 @@ func (x *Relayed) GetResync() bool {
 
 type SessionUp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	BootId        string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
@@ -3357,7 +3846,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3858,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3871,14 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *SessionUp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 func (x *SessionUp) GetAgent() string {
@@ -3451,7 +3947,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3959,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3972,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3502,7 +3998,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +4010,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +4023,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -3542,7 +4038,8 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\xcd\b\n" +
+	"wire.proto\x12\vtender.wire\"\x93\n" +
+	"\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -3559,16 +4056,21 @@ const file_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\f \x01(\v2\x18.tender.wire.CertificateH\x00R\vcertificate\x12=\n" +
 	"\flogs_request\x18\r \x01(\v2\x18.tender.wire.LogsRequestH\x00R\vlogsRequest\x124\n" +
 	"\tlog_chunk\x18\x0e \x01(\v2\x15.tender.wire.LogChunkH\x00R\blogChunk\x12.\n" +
-	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12$\n" +
+	"\alog_end\x18\x0f \x01(\v2\x13.tender.wire.LogEndH\x00R\x06logEnd\x12-\n" +
+	"\x06bundle\x18- \x01(\v2\x13.tender.wire.BundleH\x00R\x06bundle\x127\n" +
+	"\n" +
+	"key_stored\x18/ \x01(\v2\x16.tender.wire.KeyStoredH\x00R\tkeyStored\x12$\n" +
 	"\x03led\x18  \x01(\v2\x10.tender.wire.LedH\x00R\x03led\x12$\n" +
 	"\x03ask\x18! \x01(\v2\x10.tender.wire.AskH\x00R\x03ask\x12*\n" +
 	"\x05relay\x18\" \x01(\v2\x12.tender.wire.RelayH\x00R\x05relay\x12:\n" +
 	"\vrelay_hello\x18# \x01(\v2\x17.tender.wire.RelayHelloH\x00R\n" +
 	"relayHello\x12@\n" +
 	"\rrelay_welcome\x18$ \x01(\v2\x19.tender.wire.RelayWelcomeH\x00R\frelayWelcome\x120\n" +
-	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12\x10\n" +
+	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12'\n" +
+	"\x04beat\x18( \x01(\v2\x11.tender.wire.BeatH\x00R\x04beat\x123\n" +
+	"\bobserved\x18) \x01(\v2\x15.tender.wire.ObservedH\x00R\bobserved\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
-	"\x04body\"\x89\x02\n" +
+	"\x04body\"\xc9\x02\n" +
 	"\x05Hello\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3581,9 +4083,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\a \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\x12\x14\n" +
+	"generation\x12%\n" +
+	"\x0ebundle_version\x18\x19 \x01(\x04R\rbundleVersion\x12\x14\n" +
 	"\x05epoch\x18\n" +
-	" \x01(\x04R\x05epoch\"\xf2\x01\n" +
+	" \x01(\x04R\x05epoch\x12\x17\n" +
+	"\abeat_ns\x18\x14 \x01(\x03R\x06beatNs\"!\n" +
+	"\x04Beat\x12\x19\n" +
+	"\bevery_ns\x18\x01 \x01(\x03R\aeveryNs\"\x1e\n" +
+	"\bObserved\x12\x12\n" +
+	"\x04addr\x18\x01 \x01(\tR\x04addr\"\xf2\x01\n" +
 	"\aWelcome\x12\x1e\n" +
 	"\n" +
 	"capability\x18\x01 \x01(\x03R\n" +
@@ -3600,13 +4108,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\x12$\n" +
-	"\x0eretry_after_ns\x18\x04 \x01(\x03R\fretryAfterNs\"N\n" +
+	"\x0eretry_after_ns\x18\x04 \x01(\x03R\fretryAfterNs\"\x81\x01\n" +
 	"\x04Pull\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x12\n" +
-	"\x04full\x18\x03 \x01(\bR\x04full\"\xa0\x01\n" +
+	"\x04full\x18\x03 \x01(\bR\x04full\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\x12\x1b\n" +
+	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xb4\x01\n" +
 	"\aDesired\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
@@ -3614,7 +4124,8 @@ const file_wire_proto_rawDesc = "" +
 	"generation\x12\x12\n" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x12\n" +
 	"\x04full\x18\x04 \x01(\bR\x04full\x129\n" +
-	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\"\xcb\x01\n" +
+	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\x12\x12\n" +
+	"\x04echo\x18\x06 \x01(\x04R\x04echo\"\xcb\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12)\n" +
@@ -3622,7 +4133,7 @@ const file_wire_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x01(\v2\x16.tender.wire.ResourcesR\tresources\x12\x12\n" +
 	"\x04kill\x18\x04 \x01(\bR\x04kill\x12\"\n" +
 	"\rkill_grace_ns\x18\x05 \x01(\x03R\vkillGraceNs\x12\x10\n" +
-	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\xfb\x04\n" +
+	"\x03seq\x18\x06 \x01(\x04R\x03seq\"\x82\x06\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -3639,13 +4150,30 @@ const file_wire_proto_rawDesc = "" +
 	"\x06health\x18\f \x01(\v2\x12.tender.wire.CheckR\x06health\x12(\n" +
 	"\x05check\x18\r \x01(\v2\x12.tender.wire.CheckR\x05check\x12*\n" +
 	"\x11max_completion_ns\x18\x0e \x01(\x03R\x0fmaxCompletionNs\x12+\n" +
-	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x1a6\n" +
+	"\x06limits\x18\x0f \x01(\v2\x13.tender.wire.LimitsR\x06limits\x12.\n" +
+	"\arestart\x18\x10 \x01(\v2\x14.tender.wire.RestartR\arestart\x127\n" +
+	"\n" +
+	"disconnect\x18\x11 \x01(\v2\x17.tender.wire.DisconnectR\n" +
+	"disconnect\x12\x1c\n" +
+	"\texclusive\x18\x12 \x01(\bR\texclusive\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"u\n" +
+	"\aRestart\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\x03R\battempts\x12\x1f\n" +
+	"\vinterval_ns\x18\x02 \x01(\x03R\n" +
+	"intervalNs\x12\x19\n" +
+	"\bdelay_ns\x18\x03 \x01(\x03R\adelayNs\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\"\x8c\x01\n" +
+	"\n" +
+	"Disconnect\x12\"\n" +
+	"\rstop_after_ns\x18\x01 \x01(\x03R\vstopAfterNs\x12\"\n" +
+	"\rlost_after_ns\x18\x02 \x01(\x03R\vlostAfterNs\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\x12\x1c\n" +
+	"\treconcile\x18\x04 \x01(\tR\treconcile\"\xa1\x03\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12-\n" +
@@ -3702,7 +4230,7 @@ const file_wire_proto_rawDesc = "" +
 	"\fStatusUpdate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12+\n" +
-	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xbd\x02\n" +
+	"\x06status\x18\x03 \x01(\v2\x13.tender.wire.StatusR\x06status\"\xd9\x02\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.tender.wire.TaskStateR\x05state\x12\x17\n" +
@@ -3714,7 +4242,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x03oom\x18\b \x01(\bR\x03oom\x12/\n" +
 	"\x06health\x18\t \x01(\x0e2\x17.tender.wire.TaskHealthR\x06health\x12.\n" +
 	"\x05check\x18\n" +
-	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\"\x93\x01\n" +
+	" \x01(\v2\x18.tender.wire.CheckResultR\x05check\x12\x1a\n" +
+	"\brestarts\x18\v \x01(\x03R\brestarts\"\x93\x01\n" +
 	"\vCheckResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1b\n" +
@@ -3744,7 +4273,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\x99\x02\n" +
+	" \x01(\tR\x06reason\"\xe2\x02\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -3755,7 +4284,10 @@ const file_wire_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x01(\x03R\x05tasks\x12\x18\n" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
-	"\aruntime\x18\b \x01(\tR\aruntime\x12\x1a\n" +
+	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
+	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
+	"clockOffNs\x12%\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\x12\x1a\n" +
 	"\bsettings\x18\x1e \x01(\tR\bsettings\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
@@ -3766,13 +4298,20 @@ const file_wire_proto_rawDesc = "" +
 	"\bpower_mw\x18\x05 \x01(\x03R\apowerMw\"4\n" +
 	"\x06Goaway\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\tR\x06leader\" \n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\"H\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"b\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\fR\x03key\x12\x14\n" +
+	"\x05proof\x18\x1a \x01(\fR\x05proof\"b\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12%\n" +
-	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"}\n" +
+	"\x0ebundle_version\x18\x03 \x01(\x04R\rbundleVersion\"N\n" +
+	"\x06Bundle\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05roots\x18\x02 \x01(\fR\x05roots\x12\x14\n" +
+	"\x05renew\x18\x03 \x01(\bR\x05renew\"\v\n" +
+	"\tKeyStored\"}\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -3815,8 +4354,9 @@ const file_wire_proto_rawDesc = "" +
 	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
-	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xcd\x01\n" +
-	"\tSessionUp\x12\x14\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\tSessionUp\x12\x10\n" +
+	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
@@ -3873,121 +4413,133 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
 	(Health)(0),          // 2: tender.wire.Health
 	(*Envelope)(nil),     // 3: tender.wire.Envelope
 	(*Hello)(nil),        // 4: tender.wire.Hello
-	(*Welcome)(nil),      // 5: tender.wire.Welcome
-	(*Refusal)(nil),      // 6: tender.wire.Refusal
-	(*Pull)(nil),         // 7: tender.wire.Pull
-	(*Desired)(nil),      // 8: tender.wire.Desired
-	(*Assignment)(nil),   // 9: tender.wire.Assignment
-	(*TaskSpec)(nil),     // 10: tender.wire.TaskSpec
-	(*Check)(nil),        // 11: tender.wire.Check
-	(*Limits)(nil),       // 12: tender.wire.Limits
-	(*Resources)(nil),    // 13: tender.wire.Resources
-	(*Flat)(nil),         // 14: tender.wire.Flat
-	(*PortRange)(nil),    // 15: tender.wire.PortRange
-	(*Amount)(nil),       // 16: tender.wire.Amount
-	(*Part)(nil),         // 17: tender.wire.Part
-	(*Reservation)(nil),  // 18: tender.wire.Reservation
-	(*Label)(nil),        // 19: tender.wire.Label
-	(*Report)(nil),       // 20: tender.wire.Report
-	(*StatusUpdate)(nil), // 21: tender.wire.StatusUpdate
-	(*Status)(nil),       // 22: tender.wire.Status
-	(*CheckResult)(nil),  // 23: tender.wire.CheckResult
-	(*Acks)(nil),         // 24: tender.wire.Acks
-	(*Ack)(nil),          // 25: tender.wire.Ack
-	(*Capacity)(nil),     // 26: tender.wire.Capacity
-	(*Device)(nil),       // 27: tender.wire.Device
-	(*Readings)(nil),     // 28: tender.wire.Readings
-	(*GPUReading)(nil),   // 29: tender.wire.GPUReading
-	(*Goaway)(nil),       // 30: tender.wire.Goaway
-	(*RenewRequest)(nil), // 31: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 32: tender.wire.Certificate
-	(*LogsRequest)(nil),  // 33: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 34: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 35: tender.wire.LogEnd
-	(*Led)(nil),          // 36: tender.wire.Led
-	(*Ask)(nil),          // 37: tender.wire.Ask
-	(*RelayHello)(nil),   // 38: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 39: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 40: tender.wire.Relay
-	(*Relayed)(nil),      // 41: tender.wire.Relayed
-	(*SessionUp)(nil),    // 42: tender.wire.SessionUp
-	(*SessionClose)(nil), // 43: tender.wire.SessionClose
-	(*Through)(nil),      // 44: tender.wire.Through
-	nil,                  // 45: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 46: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 47: tender.wire.Check.EnvEntry
+	(*Beat)(nil),         // 5: tender.wire.Beat
+	(*Observed)(nil),     // 6: tender.wire.Observed
+	(*Welcome)(nil),      // 7: tender.wire.Welcome
+	(*Refusal)(nil),      // 8: tender.wire.Refusal
+	(*Pull)(nil),         // 9: tender.wire.Pull
+	(*Desired)(nil),      // 10: tender.wire.Desired
+	(*Assignment)(nil),   // 11: tender.wire.Assignment
+	(*TaskSpec)(nil),     // 12: tender.wire.TaskSpec
+	(*Restart)(nil),      // 13: tender.wire.Restart
+	(*Disconnect)(nil),   // 14: tender.wire.Disconnect
+	(*Check)(nil),        // 15: tender.wire.Check
+	(*Limits)(nil),       // 16: tender.wire.Limits
+	(*Resources)(nil),    // 17: tender.wire.Resources
+	(*Flat)(nil),         // 18: tender.wire.Flat
+	(*PortRange)(nil),    // 19: tender.wire.PortRange
+	(*Amount)(nil),       // 20: tender.wire.Amount
+	(*Part)(nil),         // 21: tender.wire.Part
+	(*Reservation)(nil),  // 22: tender.wire.Reservation
+	(*Label)(nil),        // 23: tender.wire.Label
+	(*Report)(nil),       // 24: tender.wire.Report
+	(*StatusUpdate)(nil), // 25: tender.wire.StatusUpdate
+	(*Status)(nil),       // 26: tender.wire.Status
+	(*CheckResult)(nil),  // 27: tender.wire.CheckResult
+	(*Acks)(nil),         // 28: tender.wire.Acks
+	(*Ack)(nil),          // 29: tender.wire.Ack
+	(*Capacity)(nil),     // 30: tender.wire.Capacity
+	(*Device)(nil),       // 31: tender.wire.Device
+	(*Readings)(nil),     // 32: tender.wire.Readings
+	(*GPUReading)(nil),   // 33: tender.wire.GPUReading
+	(*Goaway)(nil),       // 34: tender.wire.Goaway
+	(*RenewRequest)(nil), // 35: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 36: tender.wire.Certificate
+	(*Bundle)(nil),       // 37: tender.wire.Bundle
+	(*KeyStored)(nil),    // 38: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 39: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 40: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 41: tender.wire.LogEnd
+	(*Led)(nil),          // 42: tender.wire.Led
+	(*Ask)(nil),          // 43: tender.wire.Ask
+	(*RelayHello)(nil),   // 44: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 45: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 46: tender.wire.Relay
+	(*Relayed)(nil),      // 47: tender.wire.Relayed
+	(*SessionUp)(nil),    // 48: tender.wire.SessionUp
+	(*SessionClose)(nil), // 49: tender.wire.SessionClose
+	(*Through)(nil),      // 50: tender.wire.Through
+	nil,                  // 51: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 52: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 53: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
-	5,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
-	6,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
-	7,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
-	8,  // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
-	20, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
-	24, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
-	26, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
-	28, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	30, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	31, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	32, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	33, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	34, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	35, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	36, // 15: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	37, // 16: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	40, // 17: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	38, // 18: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	39, // 19: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	44, // 20: tender.wire.Envelope.through:type_name -> tender.wire.Through
-	26, // 21: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	9,  // 22: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	10, // 23: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	13, // 24: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	45, // 25: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	46, // 26: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	11, // 27: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	11, // 28: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	12, // 29: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	47, // 30: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	14, // 31: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	17, // 32: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	15, // 33: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	16, // 34: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	16, // 35: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	18, // 36: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	14, // 37: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	19, // 38: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	21, // 39: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	22, // 40: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 41: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 42: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	23, // 43: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	25, // 44: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	13, // 45: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	27, // 46: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 47: tender.wire.Device.health:type_name -> tender.wire.Health
-	29, // 48: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	41, // 49: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	42, // 50: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	26, // 51: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	21, // 52: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	7,  // 53: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	28, // 54: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	25, // 55: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	8,  // 56: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	43, // 57: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	7,  // 1: tender.wire.Envelope.welcome:type_name -> tender.wire.Welcome
+	8,  // 2: tender.wire.Envelope.refusal:type_name -> tender.wire.Refusal
+	9,  // 3: tender.wire.Envelope.pull:type_name -> tender.wire.Pull
+	10, // 4: tender.wire.Envelope.desired:type_name -> tender.wire.Desired
+	24, // 5: tender.wire.Envelope.report:type_name -> tender.wire.Report
+	28, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
+	30, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
+	32, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
+	34, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	35, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	36, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	39, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	40, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	41, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	37, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	38, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	42, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	43, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	46, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	44, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	45, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	50, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	5,  // 23: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
+	6,  // 24: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
+	30, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	11, // 26: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	12, // 27: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	17, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	51, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	52, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	15, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	15, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	16, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	13, // 34: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
+	14, // 35: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
+	53, // 36: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	18, // 37: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	21, // 38: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	19, // 39: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	20, // 40: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	20, // 41: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	22, // 42: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	18, // 43: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	23, // 44: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	25, // 45: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	26, // 46: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 47: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 48: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	27, // 49: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	29, // 50: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	17, // 51: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	31, // 52: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 53: tender.wire.Device.health:type_name -> tender.wire.Health
+	33, // 54: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	47, // 55: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	48, // 56: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	30, // 57: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	25, // 58: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 59: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	32, // 60: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	29, // 61: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 62: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	49, // 63: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4011,12 +4563,16 @@ func file_wire_proto_init() {
 		(*Envelope_LogsRequest)(nil),
 		(*Envelope_LogChunk)(nil),
 		(*Envelope_LogEnd)(nil),
+		(*Envelope_Bundle)(nil),
+		(*Envelope_KeyStored)(nil),
 		(*Envelope_Led)(nil),
 		(*Envelope_Ask)(nil),
 		(*Envelope_Relay)(nil),
 		(*Envelope_RelayHello)(nil),
 		(*Envelope_RelayWelcome)(nil),
 		(*Envelope_Through)(nil),
+		(*Envelope_Beat)(nil),
+		(*Envelope_Observed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4024,7 +4580,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   45,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

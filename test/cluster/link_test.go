@@ -1,0 +1,142 @@
+package cluster_test
+
+import (
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tenderfleet/tender/agent"
+	"github.com/tenderfleet/tender/controlplane"
+	"github.com/tenderfleet/tender/test/cluster"
+	"github.com/tenderfleet/tender/transport/fleet"
+	"github.com/tenderfleet/tender/transport/transporttest"
+)
+
+// TestSessionWithoutUDP: a machine whose network drops UDP joins, is given work
+// and reports over TCP, and moves to QUIC when UDP passes. Time is real here,
+// on loopback: yamux shares timers between connections, which a bubble forbids.
+func TestSessionWithoutUDP(t *testing.T) {
+	t.Parallel()
+	f := cluster.New(t, nil)
+	f.Tune = func(_ fleet.ReplicaID, cfg *controlplane.Config) {
+		ln, err := net.Listen("tcp", cfg.Conn.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.API = ln
+	}
+	var gate atomic.Pointer[transporttest.Gate]
+	f.TuneAgent = func(cfg *agent.Config) {
+		gate.Store(transporttest.NewGate(cfg.Conn, true))
+		cfg.Conn, cfg.DialTCP, cfg.SeekQUIC = gate.Load(), (&net.Dialer{}).DialContext, time.Second
+	}
+	f.Up(1)
+	a := f.Agent("behind-a-firewall") // joins over TCP, too
+	if got := a.Link(); got != "tcp" {
+		t.Fatalf("the link is %q, want tcp", got)
+	}
+	f.Submit("t1", "sleep", "1h")
+	f.Reach("t1", fleet.TaskRunning, 10*time.Second)
+
+	gate.Load().Shut(false)
+	f.Await("the session is over QUIC", 20*time.Second, func() bool { return a.Link() == "quic" })
+	f.Submit("t2", "exit", "0")
+	f.Reach("t2", fleet.TaskFinished, 10*time.Second)
+	if got := f.State("t1"); got != fleet.TaskRunning {
+		t.Errorf("the task that ran through the change is %v", got)
+	}
+}
+
+// TestIdleAgentIsCheap counts what an agent without tasks sends and receives in
+// a day, in bytes of UDP payload, with every packet that QUIC adds. The figure
+// for a month is in test/README.md.
+func TestIdleAgentIsCheap(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Up(1)
+		a := f.Agent("idle-1")
+		sent, received, packets := n.Traffic(a.Addr)
+		const day = 24 * time.Hour
+		time.Sleep(day)
+		sentNow, receivedNow, packetsNow := n.Traffic(a.Addr)
+		sent, received, packets = sentNow-sent, receivedNow-received, packetsNow-packets
+		t.Logf("a day: %d B up, %d B down, %d packets; 30 days: %.2f MB of UDP payload", sent, received, packets, float64(30*(sent+received))/1e6)
+		if month := 30 * (sent + received); month > 10_000_000 || month < 1_000_000 {
+			t.Errorf("an idle agent needs %d bytes a month, want less than 10 MB (and not nothing)", month)
+		}
+		if seen := time.Since(a.LastSeen()); seen > 26*time.Second {
+			t.Errorf("last seen %v ago", seen)
+		}
+	})
+}
+
+// TestLossIsNoticedWithin30Seconds: the replica gives up an agent whose link is
+// cut, and the agent a replica that does not answer, at any point between two
+// beats.
+func TestLossIsNoticedWithin30Seconds(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, 13 * time.Second, 24 * time.Second} {
+		t.Run(after.String(), func(t *testing.T) {
+			scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+				f.Up(1)
+				a := f.Agent("edge-1")
+				time.Sleep(10*time.Minute + after)
+				n.Cut(a.Addr)
+				took := f.Await("the agent is given up", time.Minute, func() bool { return !a.Connected() })
+				within(t, "noticing the loss", took, 3*time.Second, 30*time.Second+400*time.Millisecond) // the test looks that rarely
+				n.Heal(a.Addr)
+				took = f.Await("the agent is back", time.Minute, a.Connected)
+				within(t, "coming back", took, 0, 35*time.Second)
+			})
+		})
+	}
+}
+
+// TestPushAfterASilentRebind: a NAT forgets the agent between two beats. What
+// the control plane sends then is lost until the agent's next word, and arrives
+// with that; the session goes on.
+func TestPushAfterASilentRebind(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Up(1)
+		a := f.Agent("behind-nat")
+		soft, _ := f.Leader().Soft(t.Context())
+		since := soft.Agents[a.ID].Since
+		for i, outside := range []string{"198.18.0.1:4001", "198.18.0.1:4002", "198.18.0.1:4003"} {
+			time.Sleep(7 * time.Minute)
+			n.Rebind(a.Addr, outside)
+			id := fleet.TaskID(outside[len(outside)-4:])
+			f.Submit(id, "sleep", "1h")
+			took := f.Reach(id, fleet.TaskRunning, time.Minute)
+			within(t, "a task after a rebind", took, 0, 26*time.Second)
+			if i == 0 && took < time.Second {
+				t.Errorf("the task came after %v; did the NAT forget anything?", took)
+			}
+		}
+		soft, _ = f.Leader().Soft(t.Context())
+		if got := soft.Agents[a.ID].Since; !got.Equal(since) {
+			t.Errorf("the session began anew at %v", got)
+		}
+	})
+}
+
+// TestRoamingAgentSpeaksAtOnce: when the way to the replica begins at another
+// address, the agent does not wait for its next beat.
+func TestRoamingAgentSpeaksAtOnce(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		var way atomic.Value
+		way.Store("192.168.0.7")
+		f.TuneAgent = func(cfg *agent.Config) { cfg.Route = func(string) string { return way.Load().(string) } }
+		f.Up(1)
+		a := f.Agent("on-wheels")
+		time.Sleep(5 * time.Minute)
+		since := a.LastSeen()
+		f.Await("a beat", time.Minute, func() bool { return a.LastSeen().After(since) })
+		time.Sleep(time.Second)
+		began := time.Now()
+		n.Rebind(a.Addr, "198.18.0.2:5001")
+		way.Store("10.64.0.3")
+		took := f.Await("a word from there", time.Minute, func() bool { return a.LastSeen().After(began) })
+		within(t, "the first word from the other network", took, 0, 2*time.Second+100*time.Millisecond)
+		f.Submit("t1", "sleep", "1h")
+		within(t, "a task there", f.Reach("t1", fleet.TaskRunning, time.Minute), 0, 2*time.Second)
+	})
+}
