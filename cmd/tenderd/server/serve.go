@@ -78,6 +78,7 @@ func (l *live) complain(err error) {
 func (l *live) serve(ctx context.Context, cfg controlplane.Config) error {
 	n := l.notify
 	cfg.Ready = n.Ready
+	checkBuffers(l.log)
 	r, err := controlplane.Open(cfg)
 	if err != nil {
 		return err

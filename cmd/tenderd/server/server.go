@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -107,14 +108,34 @@ func initCommand() *cobra.Command {
 			return rerun(cmd, o.DataDir, "", "init", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--trust-domain", o.TrustDomain)
 		}
 		made, err := controlplane.Init(cmd.Context(), o)
+		if held := (*controlplane.HeldError)(nil); errors.As(err, &held) && held.ID == o.ID && held.Addr == o.Addr && (*domain == "" || *domain == held.TrustDomain) {
+			fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s already\n", held.ID, held.TrustDomain, held.Dir)
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s\nroot certificate %s\n", o.ID, o.TrustDomain, o.DataDir, made.Pin)
 		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir)
+		fmt.Fprint(cmd.ErrOrStderr(), firewall(o.Addr))
 		return nil
 	}
 	return cmd
+}
+
+// firewall is what a packet filter needs to let through, in three dialects.
+func firewall(addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(`
+Agents, users and other replicas come to port PORT, UDP and TCP. A firewall must
+let them:
+      ufw allow PORT/udp && ufw allow PORT/tcp
+      firewall-cmd --permanent --add-port=PORT/udp --add-port=PORT/tcp && firewall-cmd --reload
+      nft add rule inet filter input meta l4proto { tcp, udp } th dport PORT accept
+`, "PORT", port)
 }
 
 const initNext = `
@@ -164,6 +185,10 @@ func joinCommand() *cobra.Command {
 		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
 		defer cancel()
 		got, err := controlplane.Join(ctx, line, o)
+		if held := (*controlplane.HeldError)(nil); errors.As(err, &held) && held.ID == o.ID && held.Addr == o.Addr && held.TrustDomain == line.TrustDomain {
+			fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s already; the join line was not used\n", held.ID, held.TrustDomain, held.Dir)
+			return nil
+		}
 		if err != nil {
 			return err
 		}
