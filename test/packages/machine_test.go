@@ -59,6 +59,7 @@ func base(t *testing.T) string {
 // machine is a Debian machine. Its disk outlives a reboot.
 type machine struct {
 	name, dir, netns string
+	unit             string // whose journal is shown of a test that fails
 	binds            []string
 	nspawn           *exec.Cmd
 	init             int // the process id of its systemd, seen from here
@@ -68,7 +69,7 @@ type machine struct {
 // newMachine makes a machine's disk. It is not booted yet.
 func newMachine(t *testing.T, netns, debs string) *machine {
 	t.Helper()
-	m := &machine{name: fmt.Sprintf("tpk%d", os.Getpid()), dir: t.TempDir(), netns: netns}
+	m := &machine{name: fmt.Sprintf("tpk%d", os.Getpid()), dir: t.TempDir(), netns: netns, unit: "tender-agent*"}
 	for _, d := range []string{"up", "work", "root", "containerd"} {
 		if err := os.Mkdir(filepath.Join(m.dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -180,7 +181,7 @@ func (m *machine) run(t *testing.T, argv ...string) string {
 	t.Helper()
 	out, err := m.try(argv...)
 	if err != nil {
-		journal, _ := m.try("journalctl", "-b", "-u", "tender-agent*", "-n", "40", "--no-pager", "-o", "cat")
+		journal, _ := m.try("journalctl", "-b", "-u", m.unit, "-n", "40", "--no-pager", "-o", "cat")
 		t.Fatalf("%s: %v\n%s\njournal:\n%s", strings.Join(argv, " "), err, out, journal)
 	}
 	return out
@@ -207,6 +208,9 @@ func (m *machine) prints(t *testing.T, text string, argv ...string) {
 	})
 }
 
+// boundDown is how long a machine may take to go down, whatever runs on it.
+const boundDown = 45 * time.Second
+
 // down ends the machine by systemctl poweroff or reboot and returns how long it
 // took.
 func (m *machine) down(t *testing.T, how string) time.Duration {
@@ -227,7 +231,7 @@ func (m *machine) off(t *testing.T) {
 	t.Helper()
 	if m.init != 0 {
 		if t.Failed() {
-			journal, _ := m.try("journalctl", "-b", "-u", "tender-agent*", "-n", "60", "--no-pager", "-o", "short-precise")
+			journal, _ := m.try("journalctl", "-b", "-u", m.unit, "-n", "60", "--no-pager", "-o", "short-precise")
 			t.Logf("the end of the machine's journal:\n%s", journal)
 		}
 		m.down(t, "poweroff")

@@ -39,7 +39,7 @@ func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
 	}
-	root.AddCommand(initCommand(), joinCommand(), restoreCommand(), runCommand(), settings.Command(), devCommand())
+	root.AddCommand(initCommand(), joinCommand(), restoreCommand(), backupCommand(), runCommand(), settings.Command(), devCommand())
 	return root
 }
 
