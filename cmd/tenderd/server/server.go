@@ -105,7 +105,7 @@ func initCommand() *cobra.Command {
 			o.TrustDomain = "fleet-" + strings.ToLower(rand.Text()[:8])
 		}
 		if unit.Foreign(o.DataDir) {
-			return rerun(cmd, o.DataDir, "", "init", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--trust-domain", o.TrustDomain)
+			return rerun(cmd, o.DataDir, "", "init", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--trust-domain", *domain)
 		}
 		made, err := controlplane.Init(cmd.Context(), o)
 		if held := (*controlplane.HeldError)(nil); errors.As(err, &held) && held.ID == o.ID && held.Addr == o.Addr && (*domain == "" || *domain == held.TrustDomain) {
