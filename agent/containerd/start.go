@@ -31,6 +31,10 @@ const taskLabel = "tender.task"
 // bootLabel says which life of the machine a container was made in.
 const bootLabel = "tender.boot"
 
+// graceLabel says how long the task has between TERM and KILL, to those who have
+// the container alone.
+const graceLabel = "tender.grace"
+
 // launchTimeout bounds what Start does once it has the image, none of which
 // takes more than moments on a machine that is well.
 const launchTimeout = 2 * time.Minute
@@ -137,7 +141,7 @@ func (x *Executor) describe(ctx context.Context, name string, t executor.Task) (
 	specAny, err := typeurl.MarshalAny(spec)
 	return img, containers.Container{
 		ID:      name,
-		Labels:  map[string]string{taskLabel: string(t.ID), bootLabel: capacity.BootID()},
+		Labels:  map[string]string{taskLabel: string(t.ID), bootLabel: capacity.BootID(), graceLabel: t.Spec.Grace().String()},
 		Image:   t.Spec.Image,
 		Runtime: containers.RuntimeInfo{Name: plugins.RuntimeRuncV2, Options: x.runtime},
 		Spec:    specAny,
@@ -189,6 +193,10 @@ func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Tas
 // caller gives up in between.
 func (x *Executor) launch(ctx, caller context.Context, t executor.Task, img *image) error {
 	name, logs := containerName(t.ID), x.Logs().Path(t.ID)
+	// The writer is root, as the shim that starts it is; this process need not be.
+	if err := x.Logs().Make(t.ID); err != nil {
+		return err
+	}
 	mounts, err := x.prepare(ctx, name, t, img)
 	if err != nil {
 		return err

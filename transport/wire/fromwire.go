@@ -165,7 +165,7 @@ func capacityFrom(c *pb.Capacity) fleet.Capacity {
 func readingsFrom(r *pb.Readings) fleet.Readings {
 	out := fleet.Readings{
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
-		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
+		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, Settings: r.Settings, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
 	}
 	if u := r.Link; u != nil {
 		out.Link = fleet.LinkUse{

@@ -176,7 +176,7 @@ func deviceTo(d *gpu.Device) *pb.Device {
 func readingsTo(r fleet.Readings) *pb.Readings {
 	out := &pb.Readings{
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
-		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
+		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText), Settings: text(r.Settings, MaxText),
 		ClockOffNs: int64(r.ClockOff), BundleVersion: r.Bundle,
 	}
 	if u := r.Link; u != (fleet.LinkUse{}) {

@@ -250,7 +250,7 @@ func TestNewFieldsOfANewerPeerAreIgnored(t *testing.T) {
 }
 
 func TestBeatIsNeverShort(t *testing.T) {
-	for _, r := range []fleet.Readings{{}, {Tasks: 1}, {Runtime: strings.Repeat("x", 55)}, {Runtime: strings.Repeat("x", 300)}} {
+	for _, r := range []fleet.Readings{{}, {Tasks: 1}, {Runtime: strings.Repeat("x", 55)}, {Runtime: strings.Repeat("x", 300)}, {Settings: "agent.yaml:3"}} {
 		b, err := Append(nil, Readings{r})
 		if err != nil {
 			t.Fatal(err)

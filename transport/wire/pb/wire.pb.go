@@ -2841,6 +2841,7 @@ type Readings struct {
 	Link          *LinkUse               `protobuf:"bytes,20,opt,name=link,proto3" json:"link,omitempty"`
 	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
+	Settings      string                 `protobuf:"bytes,30,opt,name=settings,proto3" json:"settings,omitempty"` // what is wrong with the agent's settings
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2950,6 +2951,13 @@ func (x *Readings) GetBundleVersion() uint64 {
 		return x.BundleVersion
 	}
 	return 0
+}
+
+func (x *Readings) GetSettings() string {
+	if x != nil {
+		return x.Settings
+	}
+	return ""
 }
 
 // LinkUse is in bytes.
@@ -4393,7 +4401,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xf0\x02\n" +
+	" \x01(\tR\x06reason\"\x8c\x03\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -4408,7 +4416,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04link\x18\x14 \x01(\v2\x14.tender.wire.LinkUseR\x04link\x12 \n" +
 	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
 	"clockOffNs\x12%\n" +
-	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\"\xcd\x01\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\x12\x1a\n" +
+	"\bsettings\x18\x1e \x01(\tR\bsettings\"\xcd\x01\n" +
 	"\aLinkUse\x12\x14\n" +
 	"\x05month\x18\x01 \x01(\tR\x05month\x12\x1c\n" +
 	"\tkeepalive\x18\x02 \x01(\x03R\tkeepalive\x12\x1a\n" +
