@@ -2,6 +2,7 @@ package server
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -34,7 +35,7 @@ func TestInitTwice(t *testing.T) {
 	for name, other := range map[string][]string{
 		"id":           {"init", "--data", dir, "--addr", "r1.example.org:7999", "--id", "r2"},
 		"address":      {"init", "--data", dir, "--addr", "r9.example.org:7999", "--id", "r1"},
-		"trust domain": append(args[:len(args):len(args)], "--trust-domain", "other.test"),
+		"trust domain": append(slices.Clip(args), "--trust-domain", "other.test"),
 	} {
 		if _, told, code := run(t, other...); code == 0 || !strings.Contains(told, "already holds replica r1") {
 			t.Errorf("another %s: %d, %s", name, code, told)
