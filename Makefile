@@ -115,7 +115,7 @@ lint: ## look for mistakes that a machine can see
 # The simulation is one goroutine and has its own target; e2e needs programs.
 unit: deps containerd2 ## test the packages, with the race detector
 	@mkdir -p $(BIN)
-	$(COUNT) go test -race -shuffle=on -count=1 -timeout 8m \
+	$(COUNT) go test -race -shuffle=on -count=1 -timeout 15m \
 		$$(go list ./... | grep -v -e '^$(MODULE)/test/sim' -e '^$(MODULE)/test/e2e' -e '^$(MODULE)/test/packages')
 
 sim: ## simulate the fleet from 500 seeds
