@@ -12,6 +12,7 @@ import (
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/authority"
 	"github.com/tenderfleet/tender/pki/enroll"
 )
 
@@ -90,13 +91,16 @@ func (s recordingSigner) Sign(ctx context.Context, id pki.Identity, csr []byte, 
 	if life == 0 {
 		life = s.r.life(id.Kind)
 	}
-	chain, err := s.r.auth.Sign(ctx, id, csr, life)
+	own := s.r.issuer.Load()
+	chain, err := own.auth.Sign(ctx, id, csr, life)
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.r.raft.Propose(ctx, state.Command{Time: time.Now(), Certified: &state.Certified{
-		URI: id.String(), Kind: state.IdentityKind(id.Kind), ID: id.ID, NotAfter: time.Now().Add(life),
-	}})
+	c := state.Certified{URI: id.String(), Kind: state.IdentityKind(id.Kind), ID: id.ID, NotAfter: time.Now().Add(life)}
+	if rot := s.r.rotation(); rot != nil {
+		c.Root = pki.Pin(own.root)
+	}
+	_, err = s.r.raft.Propose(ctx, state.Command{Time: time.Now(), Certified: &c})
 	if err != nil {
 		return nil, fmt.Errorf("record certificate: %w", err)
 	}
@@ -111,11 +115,16 @@ func (r *Replica) life(k pki.Kind) time.Duration {
 	return leafLife
 }
 
+// minLife is the least life of a certificate that is asked for here.
+func (r *Replica) minLife() time.Duration {
+	return min(r.life(pki.KindAgent), authority.DefaultMinLife)
+}
+
 // Join returns the line for a new party, complete but for secret and expiry.
 func (r *Replica) Join(kind pki.Kind) pki.JoinLine {
 	addrs := r.addrs()
 	if len(addrs) > 5 {
 		addrs = slices.Clip(addrs[:5])
 	}
-	return pki.JoinLine{Kind: kind, Addrs: addrs, Pin: pki.Pin(r.root), TrustDomain: r.self.TrustDomain}
+	return pki.JoinLine{Kind: kind, Addrs: addrs, Pin: r.joinPin(), TrustDomain: r.self.TrustDomain}
 }

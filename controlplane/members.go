@@ -39,6 +39,7 @@ func (r *Replica) tend(ctx context.Context) error {
 	pilot := newAutopilot(r.cfg.Patience)
 	r.members.clear()
 	var asked time.Time
+	said := "" // of what a rotation waits for
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
@@ -50,6 +51,7 @@ func (r *Replica) tend(ctx context.Context) error {
 		if time.Since(asked) >= askEvery {
 			r.askAll(ctx)
 			asked = time.Now()
+			said = r.sayOnce(said, "the rotation of the authorities waits", r.turn(ctx))
 		}
 		all := r.observe(ctx)
 		c := pilot.step(time.Now(), all)
@@ -61,6 +63,18 @@ func (r *Replica) tend(ctx context.Context) error {
 			r.log.Warn("replica not changed", "change", c.do, "replica", c.id, "error", err)
 		}
 	}
+}
+
+// sayOnce logs what went wrong unless that was said before, and returns it.
+func (r *Replica) sayOnce(said, what string, err error) string {
+	if err == nil {
+		return ""
+	}
+	if text := err.Error(); text != said && !errors.Is(err, context.Canceled) {
+		r.log.Warn(what, "error", err)
+		return text
+	}
+	return said
 }
 
 func (m *members) clear() {

@@ -41,6 +41,8 @@ type members interface {
 	mayConnect(id string) error
 	// tell answers a stream that asks about this replica, and closes it.
 	tell(st transport.Stream)
+	// answer answers a member's question, and closes the stream.
+	answer(from string, st transport.Stream)
 }
 
 // layer is Raft's stream layer over sessions: one dialled session per peer, and
@@ -283,6 +285,9 @@ func (l *layer) serve(s transport.Session) {
 		case streamKind:
 		case aboutKind:
 			l.wg.Go(func() { l.members.tell(st) })
+			continue
+		case askKind:
+			l.wg.Go(func() { l.members.answer(who.ID, st) })
 			continue
 		default:
 			st.Reset()

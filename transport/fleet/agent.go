@@ -50,8 +50,10 @@ type Agent struct {
 	Cloned *Cloned `cbor:",omitempty"`
 	// CertNotAfter is the end of the newest certificate issued to it.
 	CertNotAfter time.Time
-	Joined       time.Time
-	Revoked      bool
+	// CertRoot is the pin of the root that it leads to; empty is not told.
+	CertRoot string `cbor:",omitempty"`
+	Joined   time.Time
+	Revoked  bool
 	// Unreachable since that time; zero while it is not.
 	Unreachable time.Time
 	// Dynamic are the reservations that calls have made; see Total.
