@@ -401,7 +401,7 @@ func (a *Agent) assign(now time.Time, as fleet.Assignment) {
 		t = &task{Record: Record{Assignment: as, Phase: Running}}
 		t.Reports.Seq = as.Seq
 		a.tasks[as.Task] = t
-		t.end(a, fleet.Status{
+		t.end(a, now, fleet.Status{
 			Task: as.Task, State: fleet.TaskLost, Time: now, ExitCode: -1,
 			Message: "the agent has no record of the task any more", Reason: fleet.ReasonReconciliation,
 		})

@@ -354,3 +354,35 @@ func TestSaveComesBeforeStart(t *testing.T) {
 		}
 	}
 }
+
+// The runtime tells when a task ended, by a clock that may have been set since.
+func TestAContainerIsRemovedAgainWhateverTheExitsTime(t *testing.T) {
+	b := newBench(t)
+	b.runs(task("t"))
+	b.step(lifecycle.Exited{Task: "t", Time: b.now.Add(365 * 24 * time.Hour)})
+	b.step(lifecycle.Removed{Task: "t", Failed: true})
+	b.log = nil
+	b.pass(31)
+	b.only("remove")
+	b.expect("remove t")
+}
+
+// The machine's clock was set back by a year while no process of the agent ran.
+func TestAClockThatWentBackPutsNothingOff(t *testing.T) {
+	b := newBench(t)
+	as := task("t")
+	as.Spec.MaxCompletion = time.Minute
+	health := fleet.NewHealthCheck(fleet.CheckTCP)
+	health.Port, health.Delay = 80, 5*time.Second
+	as.Spec.Health = &health
+	b.runs(as)
+	b.now = b.now.Add(-365 * 24 * time.Hour)
+	b.restart("t")
+	b.log = nil
+	b.pass(5)
+	b.only("probe")
+	b.expect("probe t health TCP")
+	b.pass(55)
+	b.only("stop")
+	b.expect("stop t 5s")
+}

@@ -89,7 +89,7 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 	case Unavailable, NoImage:
 		if t.Assignment.Kill {
 			// It may have been created before the runtime went away.
-			t.end(a, t.unstarted(now))
+			t.end(a, now, t.unstarted(now))
 			return
 		}
 		if ev.Err == NoImage && t.impatient(a, now) {
@@ -132,9 +132,9 @@ func (t *task) failed(a *Agent, now time.Time, ev Started) {
 	case t.Assignment.Kill:
 		v := cmp.Or(t.Verdict, Verdict{State: fleet.TaskKilled, Text: ev.Text})
 		st.State, st.Reason, st.Message = v.State, v.Reason, v.Text
-		t.end(a, st)
+		t.end(a, now, st)
 	case ev.Err == Invalid:
-		t.end(a, st)
+		t.end(a, now, st)
 	default:
 		t.crashed(a, now, st)
 	}
@@ -160,7 +160,7 @@ func (t *task) kill(a *Agent, now time.Time, grace time.Duration) {
 	t.Assignment.Kill, t.Assignment.KillGrace, t.dirty = true, grace, true
 	switch {
 	case t.Phase == Assigned || t.Phase == Restarting || t.Phase == Starting && !t.inFlight:
-		t.end(a, t.unstarted(now))
+		t.end(a, now, t.unstarted(now))
 	case t.Phase == Starting:
 		a.do(Stop{t.id(), 0}) // a long pull need not be waited for
 	case t.Phase == Running:
@@ -211,9 +211,9 @@ func (t *task) exited(a *Agent, now time.Time, ev Exited) {
 		v := cmp.Or(t.Verdict, asked)
 		st.State, st.Reason = v.State, v.Reason
 		st.Message = v.Text + "; " + st.Message
-		t.end(a, st)
+		t.end(a, now, st)
 	case t.Assignment.Kill || t.Ailing == "" && st.State == fleet.TaskFinished:
-		t.end(a, st)
+		t.end(a, now, st)
 	default:
 		if t.Ailing != "" {
 			st.State, st.Reason, st.Message = fleet.TaskKilled, fleet.ReasonHealthUpdated, t.Ailing+"; "+st.Message
@@ -233,13 +233,14 @@ func (t *task) memoryText() string {
 	return fmt.Sprintf("out of memory: the limit is %v MiB", limit)
 }
 
-// end records the terminal state and frees the container.
-func (t *task) end(a *Agent, st fleet.Status) {
+// end records the terminal state and frees the container. The status has the
+// time of the exit, which may be by a clock that was set since.
+func (t *task) end(a *Agent, now time.Time, st fleet.Status) {
 	t.Phase, t.inFlight = Ended, false
 	t.report(st)
 	t.dirty = false
 	a.do(Save{t.Record})
-	t.removing = st.Time
+	t.removing = now
 	a.do(Remove{t.id()})
 }
 
@@ -278,6 +279,11 @@ func (t *task) recover(a *Agent, now time.Time, held bool) {
 // adopt waits for a task that an earlier process of the agent started.
 func (t *task) adopt(a *Agent, now time.Time) {
 	t.dirty = true
+	for _, at := range []*time.Time{&t.Running, &t.Since} {
+		if now.Before(*at) { // the clock was set back: what is counted begins anew
+			*at = now
+		}
+	}
 	t.watch(now)
 	a.do(Wait{t.id()})
 	grace := t.Assignment.KillGrace
