@@ -3,8 +3,10 @@ package lifecycle
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -64,7 +66,7 @@ func (t *task) told() fleet.TaskState {
 }
 
 func (t *task) start(a *Agent, now time.Time) {
-	if a.holdsBack(t) {
+	if a.holdsBack(t) || a.occupied(t) {
 		return
 	}
 	t.inFlight, t.dirty = true, true
@@ -76,6 +78,23 @@ func (t *task) start(a *Agent, now time.Time) {
 	t.dirty = false
 	a.do(Save{t.Record})
 	a.do(Start{t.Assignment})
+}
+
+// occupied reports whether a task that is being stopped has not yet left a GPU
+// that this one is to have. The control plane gives out what it knows to be
+// free; after a restore from a snapshot, settled agents end what it did not know.
+func (a *Agent) occupied(t *task) bool {
+	gpus := t.Assignment.Resources.Total().GPUs
+	if len(gpus) == 0 {
+		return false
+	}
+	for _, o := range a.tasks {
+		if o != t && o.Assignment.Kill && (o.Phase == Starting || o.Phase == Running) &&
+			slices.ContainsFunc(o.Assignment.Resources.Total().GPUs, func(g gpu.UUID) bool { return slices.Contains(gpus, g) }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *task) started(a *Agent, now time.Time, ev Started) {
@@ -246,6 +265,11 @@ func (t *task) end(a *Agent, now time.Time, st fleet.Status) {
 
 // recover takes the task up again in a new process of the agent.
 func (t *task) recover(a *Agent, now time.Time, held bool) {
+	for _, at := range []*time.Time{&t.Running, &t.Since} {
+		if now.Before(*at) { // the clock was set back: what is counted begins anew
+			*at = now
+		}
+	}
 	if t.Boot != "" && a.boot != "" && t.Boot != a.boot && (t.Phase == Starting || t.Phase == Running) {
 		t.rebooted(a, now)
 		return
@@ -279,11 +303,6 @@ func (t *task) recover(a *Agent, now time.Time, held bool) {
 // adopt waits for a task that an earlier process of the agent started.
 func (t *task) adopt(a *Agent, now time.Time) {
 	t.dirty = true
-	for _, at := range []*time.Time{&t.Running, &t.Since} {
-		if now.Before(*at) { // the clock was set back: what is counted begins anew
-			*at = now
-		}
-	}
 	t.watch(now)
 	a.do(Wait{t.id()})
 	grace := t.Assignment.KillGrace
