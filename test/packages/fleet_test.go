@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/test/e2e/bed"
 	"github.com/tenderfleet/tender/test/e2e/harness"
+	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 // trio is a control plane of three on a bed's wide-area network, of the programs
@@ -104,12 +106,42 @@ func (f *trio) task(t *testing.T, id, state string) client.Task {
 // run starts a task and waits until it is in a state.
 func (f *trio) run(t *testing.T, script, state string) string {
 	t.Helper()
-	task, err := f.Submit(t.Context(), harness.Complete(client.Submit{Image: imageName, Command: []string{"sh", "-c", script}}))
+	return f.submit(t, client.Submit{Command: []string{"sh", "-c", script}}, state)
+}
+
+// submit is run for a task that asks for more.
+func (f *trio) submit(t *testing.T, s client.Submit, state string) string {
+	t.Helper()
+	s.Image = imageName
+	task, err := f.Submit(t.Context(), harness.Complete(s))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.task(t, task.ID, state)
 	return task.ID
+}
+
+// restarted waits until a task is known to run again, and to have been started
+// once by its agent, after one time and before another.
+func (f *trio) restarted(t *testing.T, id string, after, before time.Time) {
+	t.Helper()
+	var task client.Task
+	harness.Eventually(t, "task "+id+" is known to run again", func() bool {
+		var err error
+		task, err = f.Task(t.Context(), id)
+		return err == nil && task.State == "TASK_RUNNING" && task.Restarts == 1
+	})
+	var told, ran bool
+	for _, st := range task.History {
+		if st.Restarts != 1 || st.Time.Before(after) || st.Time.After(before) {
+			continue
+		}
+		told = told || st.Reason == string(fleet.ReasonRestarted) && strings.HasPrefix(st.Message, "the machine restarted")
+		ran = ran || told && st.State == "TASK_RUNNING"
+	}
+	if !told || !ran {
+		t.Errorf("the history does not show a restart by the machine between %v and %v:\n%s", after, before, harness.Tell(task))
+	}
 }
 
 func onlyID(t *testing.T, out string) string {

@@ -1,6 +1,7 @@
 package packages
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tenderfleet/tender/test/e2e/harness"
+	"github.com/tenderfleet/tender/test/image"
 )
 
 // Packages that a machine has before Tender's come: what these depend on.
@@ -24,13 +27,21 @@ const basePackages = "systemd,systemd-sysv,dbus,containerd,runc,procps,init-syst
 const suite = "bookworm"
 
 // nsinit makes the controllers of cgroup version 1 writable, which nspawn mounts
-// read-only, before systemd looks.
+// read-only, before systemd looks. It also lets the agent see that the machine has
+// booted: nspawn mounts the boot's id over a file of /proc, and ProtectProc= gives
+// the agent a /proc of its own, with the id of this host's boot.
 const nsinit = `#!/bin/sh
 for c in cpu cpuacct cpuset memory devices freezer blkio pids; do
 	[ ! -d /sys/fs/cgroup/$c ] || mount -o remount,bind,rw /sys/fs/cgroup/$c
 done
+id=/proc/sys/kernel/random/boot_id
+cat $id >/run/boot-id
+mkdir -p /run/systemd/system/tender-agent.service.d
+printf "[Service]\nBindReadOnlyPaths=/run/boot-id:$id\n" >/run/systemd/system/tender-agent.service.d/boot-id.conf
 exec /lib/systemd/systemd "$@"
 `
+
+const nsinitPath = "usr/local/sbin/nsinit"
 
 // base returns the root that all machines are made from, and makes it once.
 func base(t *testing.T) string {
@@ -50,7 +61,7 @@ func base(t *testing.T) string {
 	host(t, "debootstrap", "--variant=minbase", "--include="+basePackages, suite, tmp)
 	host(t, "systemctl", "--root="+tmp, "mask", "systemd-timesyncd.service", "systemd-networkd.service", "systemd-resolved.service",
 		"getty@tty1.service", "console-getty.service", "getty-static.service")
-	if err := errors.Join(os.WriteFile(filepath.Join(tmp, "usr/local/sbin/nsinit"), []byte(nsinit), 0o755), os.Rename(tmp, dir)); err != nil {
+	if err := os.Rename(tmp, dir); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -66,10 +77,13 @@ type machine struct {
 	ended            chan struct{}
 }
 
-// newMachine makes a machine's disk. It is not booted yet.
+var machines atomic.Int64
+
+// newMachine makes a machine's disk. It is not booted yet. The machine is in the
+// network namespace netns, or without a network where that is empty.
 func newMachine(t *testing.T, netns, debs string) *machine {
 	t.Helper()
-	m := &machine{name: fmt.Sprintf("tpk%d", os.Getpid()), dir: t.TempDir(), netns: netns, unit: "tender-agent*"}
+	m := &machine{name: fmt.Sprintf("tpk%dn%d", os.Getpid(), machines.Add(1)), dir: t.TempDir(), netns: netns, unit: "tender-agent*"}
 	for _, d := range []string{"up", "work", "root", "containerd"} {
 		if err := os.Mkdir(filepath.Join(m.dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -84,6 +98,9 @@ func newMachine(t *testing.T, netns, debs string) *machine {
 			t.Errorf("unmount the machine's disk: %v", err)
 		}
 	})
+	if err := errors.Join(os.RemoveAll(filepath.Join(m.root(), nsinitPath)), os.WriteFile(filepath.Join(m.root(), nsinitPath), []byte(nsinit), 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	// An overlay cannot lie on an overlay, so containerd's state is beside it.
 	m.binds = []string{"--bind=" + filepath.Join(m.dir, "containerd") + ":/var/lib/containerd", "--bind-ro=" + debs + ":/debs"}
 	return m
@@ -121,10 +138,14 @@ func (m *machine) boot(t *testing.T) {
 		fmt.Fprintf(&enter, "echo $$ >%s/cgroup.procs\n", group)
 	}
 	args := append([]string{
-		"-D", m.root(), "--register=no", "--keep-unit", "--network-namespace-path=" + m.netns, "--machine=" + m.name,
+		"-D", m.root(), "--register=no", "--keep-unit", "--machine=" + m.name,
 		"--console=pipe", "--link-journal=no", "--kill-signal=SIGRTMIN+3", "--capability=all", "--system-call-filter=add_key keyctl bpf",
 	}, m.binds...)
-	args = append(args, "/usr/local/sbin/nsinit")
+	network := "--private-network"
+	if m.netns != "" {
+		network = "--network-namespace-path=" + m.netns
+	}
+	args = append(args, network, "/"+nsinitPath)
 	m.nspawn = exec.Command("sh", append([]string{"-c", enter.String() + `exec systemd-nspawn "$@"`, "sh"}, args...)...)
 	console, err := os.Create(filepath.Join(m.dir, "console"))
 	if err != nil {
@@ -239,6 +260,24 @@ func (m *machine) off(t *testing.T) {
 	for _, h := range hierarchies(t) {
 		_ = exec.Command("find", filepath.Join(h, m.name), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
 	}
+}
+
+// loadImage gives the machine's containerd the test image.
+func (m *machine) loadImage(t *testing.T) {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := image.Write(&buf, image.Options{Name: imageName, User: "user"}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := m.input(buf.String(), "ctr", "-n", "tender", "images", "import", "-"); err != nil {
+		t.Fatalf("import the image: %v\n%s", err, out)
+	}
+}
+
+// taskPID is the process id of the one task that runs, as containerd has it.
+func (m *machine) taskPID(t *testing.T) string {
+	t.Helper()
+	return m.sh(t, "ctr -n tender tasks ls | awk '$3 == \"RUNNING\" { print $2 }'")
 }
 
 // host runs a program here.

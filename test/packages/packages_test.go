@@ -12,7 +12,6 @@ import (
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/test/e2e/bed"
 	"github.com/tenderfleet/tender/test/e2e/harness"
-	"github.com/tenderfleet/tender/test/image"
 )
 
 const imageName = "example.org/tests/packages:1"
@@ -168,18 +167,6 @@ func (s *site) join(t *testing.T) {
 	}
 }
 
-// loadImage gives the machine's containerd the test image.
-func (s *site) loadImage(t *testing.T) {
-	t.Helper()
-	var buf bytes.Buffer
-	if err := image.Write(&buf, image.Options{Name: imageName, User: "user"}); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := s.input(buf.String(), "ctr", "-n", "tender", "images", "import", "-"); err != nil {
-		t.Fatalf("import the image: %v\n%s", err, out)
-	}
-}
-
 func (s *site) runTask(t *testing.T) {
 	s.loadImage(t)
 	s.task = s.fleet.run(t, `trap '' TERM; id -u; while :; do sleep 1; done`, "TASK_RUNNING")
@@ -192,12 +179,6 @@ func (s *site) runTask(t *testing.T) {
 		})
 		return err == nil && out.String() == "1000\n"
 	})
-}
-
-// taskPID is the process id of the one task that runs, as containerd has it.
-func (s *site) taskPID(t *testing.T) string {
-	t.Helper()
-	return s.sh(t, "ctr -n tender tasks ls | awk '$3 == \"RUNNING\" { print $2 }'")
 }
 
 func (s *site) upgrade(t *testing.T) {
@@ -268,9 +249,17 @@ func (s *site) restartContainerd(t *testing.T) {
 	s.fleet.run(t, "exit 0", "TASK_FINISHED")
 }
 
-// reboot: the task ignores TERM, and the machine comes back at a site that is
-// cut off.
+// boundRunning is how long after its boot a machine runs its tasks again, with
+// nobody to ask. The container's own start comes on top.
+const boundRunning = 30 * time.Second
+
+// reboot: a task ignores TERM, another has a restart policy, and the machine
+// comes back at a site that is cut off.
 func (s *site) reboot(t *testing.T) {
+	kept := s.fleet.submit(t, client.Submit{
+		Command: []string{"sh", "-c", `trap 'exit 0' TERM; echo up; while :; do sleep 1; done`},
+		Restart: &client.Restart{Attempts: 2, Interval: client.Duration(time.Hour), Mode: "delay"},
+	}, "TASK_RUNNING")
 	if err := s.fleet.bed.Cut(t.Context(), "a1"); err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +268,18 @@ func (s *site) reboot(t *testing.T) {
 	} else {
 		t.Logf("down in %v", took.Round(100*time.Millisecond))
 	}
+	began := time.Now()
 	s.boot(t)
+	booted := time.Since(began)
+	harness.Eventually(t, "one task runs again", func() bool { s.pid = s.taskPID(t); return s.pid != "" })
+	if took := time.Since(began); took > boundRunning {
+		t.Errorf("without an uplink its task ran %v after the boot, want at most %v", took, boundRunning)
+	} else {
+		t.Logf("booted in %v, the task ran after %v", booted.Round(100*time.Millisecond), took.Round(100*time.Millisecond))
+	}
+	if got := s.sh(t, "ctr -n tender tasks ls -q"); !strings.Contains(got, kept) {
+		t.Errorf("what runs again is %s, want task %s", got, kept)
+	}
 	if got := s.unit(t, "ActiveState"); got != "active" {
 		t.Errorf("without an uplink the agent is %s", got)
 	}
@@ -287,17 +287,21 @@ func (s *site) reboot(t *testing.T) {
 	if got := s.run(t, "systemctl", "is-system-running"); got != "running" {
 		t.Errorf("without an uplink the machine is %s", got)
 	}
+	restored := time.Now()
 	if err := s.fleet.bed.Restore(t.Context(), "a1"); err != nil {
 		t.Fatal(err)
 	}
 	s.fleet.agent(t, s.agent, "is back", func(a client.Agent) bool { return a.State == client.AgentConnected })
+	s.fleet.restarted(t, kept, began, restored)
 	// What ended with the machine is told, as the agent saw it.
-	harness.Eventually(t, "the task is known to have ended", func() bool {
+	harness.Eventually(t, "the task without a policy is known to have ended", func() bool {
 		task, err := s.fleet.Task(t.Context(), s.task)
 		return err == nil && task.Terminal()
 	})
-	s.task = s.fleet.run(t, "while :; do sleep 1; done", "TASK_RUNNING")
-	s.pid = s.taskPID(t)
+	s.task = kept
+	if pid := s.taskPID(t); pid != s.pid {
+		t.Errorf("with an uplink again, the tasks are processes %q, before %q", pid, s.pid)
+	}
 }
 
 func (s *site) remove(t *testing.T) {
@@ -321,7 +325,7 @@ func (s *site) purge(t *testing.T) {
 	for what, script := range map[string]string{
 		"users and groups": "getent passwd tender-agent tender || true; getent group tender-agent containerd || true",
 		"files": "find / -xdev \\( -path /proc -o -path /debs -o -path /sys -o -path /var/log -o -path /var/lib/dpkg -o -path /var/cache \\) -prune -o " +
-			"\\( -iname '*tender*' -o -path '*/tender/*' \\) -print; find /run /var/lib/containerd -iname '*tender*'",
+			"\\( -iname '*tender*' -o -path '*/tender/*' \\) -print; find /run /var/lib/containerd -iname '*tender*' ! -path /run/systemd/system/tender-agent.service.d", // which is nsinit's
 		"mounts":     "grep -e k8s.io -e /tender/ /proc/self/mountinfo || true",
 		"cgroups":    "find /sys/fs/cgroup -type d -iname '*tender*' 2>/dev/null || true",
 		"containers": "ctr namespaces ls -q; ls /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots",
