@@ -64,6 +64,24 @@ type Config struct {
 	Log *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
+	// Offers replace Offer while the agent runs; nil for none.
+	Offers <-chan Offer
+	// Settings tells what is wrong with the agent's settings, "" when nothing;
+	// operators see it. It must not block; nil is nothing.
+	Settings func() string
+	// Turn is called by the loop that everything goes through, each second at
+	// least: where it is not, the agent hangs. It must not block.
+	Turn func(Sign)
+}
+
+// Sign is what a running agent tells of itself at each turn of its loop.
+type Sign struct {
+	// Connected: there is a session with the control plane.
+	Connected bool
+	// Tasks run or are being started; Spooled updates wait for the control plane.
+	Tasks, Spooled int
+	// Runtime is what is wrong with the container runtime, empty when nothing.
+	Runtime string
 }
 
 // Offer is the part of the machine that the pool may use.

@@ -215,6 +215,7 @@ func (a *Agent) carry(ctx context.Context, l *link, dialer *transport.Dialer, se
 }
 
 func (a *Agent) receive(ctx context.Context, l *link) error {
+	var parts wire.Parts
 	for {
 		msg, err := l.control.Recv()
 		if err != nil {
@@ -222,7 +223,9 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 		}
 		switch msg := msg.(type) {
 		case wire.DesiredSet:
-			a.emit(ctx, lifecycle.Desired{Desired: msg.Desired})
+			if d, whole := parts.Add(msg); whole {
+				a.emit(ctx, lifecycle.Desired{Desired: d})
+			}
 		case wire.Acks:
 			for _, k := range msg.Acks {
 				a.emit(ctx, lifecycle.Acked{Task: k.Task, Update: k.Update, Generation: k.Generation})

@@ -72,10 +72,20 @@ func (d layout) save(id identity) error {
 	return writeFile(d.path("replica.json"), append(data, '\n'))
 }
 
+// HeldError says that a data directory has a replica, and which.
+type HeldError struct {
+	Dir, TrustDomain, Addr string
+	ID                     fleet.ReplicaID
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("%s already holds replica %s of %s; start it with 'tenderd run', or choose another --data directory", e.Dir, e.ID, e.TrustDomain)
+}
+
 // fresh makes the data directory and refuses one that is in use.
 func (d layout) fresh() error {
 	if id, err := d.load(); err == nil {
-		return fmt.Errorf("%s already holds replica %s of %s; start it with 'tenderd run', or choose another --data directory", string(d), id.ID, id.TrustDomain)
+		return &HeldError{Dir: string(d), ID: id.ID, TrustDomain: id.TrustDomain, Addr: id.Addr}
 	} else if !errors.Is(err, ErrNotInitialised) {
 		return err
 	}

@@ -35,6 +35,7 @@ type contact struct {
 	unsure bool
 	stamps []time.Time // asked and not yet answered, oldest first
 	saved  time.Time
+	kept   time.Time // the contact that was written then
 }
 
 const (
@@ -95,7 +96,7 @@ func (a *Agent) echoed(now time.Time, echo uint64) {
 	at := a.stamps[i]
 	a.stamps = slices.Delete(a.stamps, 0, i+1)
 	a.meet(at)
-	if now.Sub(a.saved) >= a.asks() {
+	if a.met.Sub(a.kept) >= a.asks() {
 		a.saveContact(now)
 	}
 }
@@ -159,7 +160,7 @@ func (a *Agent) saveHead(now time.Time) {
 	if a.shortest() > 0 {
 		h.Contact = Contact{At: now.Round(0).Add(-away), Boot: a.contact.boot, Away: away, Saved: now.Round(0)}
 	}
-	a.saved = now
+	a.saved, a.kept = now, now.Add(-away)
 	a.do(SaveHead{h})
 }
 

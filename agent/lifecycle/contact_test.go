@@ -199,3 +199,26 @@ func TestCatchingUpIsToldOnce(t *testing.T) {
 		t.Error("with nothing to tell it has caught up at once")
 	}
 }
+
+// A process that crashes again and again, and has contact in between, does not
+// count from before that.
+func TestContactBetweenCrashesCounts(t *testing.T) {
+	b := newBench(t)
+	as := lonely(false)
+	as.Spec.Disconnect.StopAfter = 30 * time.Second
+	b.runs(as)
+	b.talk(60)
+	for range 6 {
+		b.now = b.now.Add(10 * time.Second)
+		b.restart("t")
+		b.step(lifecycle.Tick{})
+		b.now = b.now.Add(time.Second)
+		for _, act := range b.step(lifecycle.Connected{Term: 1}) {
+			if p, ok := act.(lifecycle.Pull); ok {
+				b.echo(p.Stamp)
+			}
+		}
+	}
+	b.only("stop")
+	b.expect()
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tenderfleet/tender/agent/lifecycle"
+	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -374,4 +375,88 @@ func TestSaveComesBeforeStart(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The runtime tells when a task ended, by a clock that may have been set since.
+func TestAContainerIsRemovedAgainWhateverTheExitsTime(t *testing.T) {
+	b := newBench(t)
+	b.runs(task("t"))
+	b.step(lifecycle.Exited{Task: "t", Time: b.now.Add(365 * 24 * time.Hour)})
+	b.step(lifecycle.Removed{Task: "t", Failed: true})
+	b.log = nil
+	b.pass(31)
+	b.only("remove")
+	b.expect("remove t")
+}
+
+// The machine's clock was set back by a year while no process of the agent ran.
+func TestAClockThatWentBackPutsNothingOff(t *testing.T) {
+	b := newBench(t)
+	as := task("t")
+	as.Spec.MaxCompletion = time.Minute
+	health := fleet.NewHealthCheck(fleet.CheckTCP)
+	health.Port, health.Delay = 80, 5*time.Second
+	as.Spec.Health = &health
+	b.runs(as)
+	b.now = b.now.Add(-365 * 24 * time.Hour)
+	b.restart("t")
+	b.log = nil
+	b.pass(5)
+	b.only("probe")
+	b.expect("probe t health TCP")
+	b.pass(55)
+	b.only("stop")
+	b.expect("stop t 5s")
+}
+
+// The clock was set back while the machine was down.
+func TestAClockThatWentBackOverARestartOfTheMachine(t *testing.T) {
+	b := newBench(t)
+	b.runs(again(1, func(s *fleet.TaskSpec) { s.MaxCompletion = time.Minute }))
+	b.now, b.boot = b.now.Add(-365*24*time.Hour), "second"
+	b.restart("t")
+	b.back(0)
+	b.pass(60)
+	b.only("stop")
+	b.expect("stop t 5s")
+}
+
+// After a restore from a snapshot, a full set may have a GPU go to a new task that
+// one nobody knows still has.
+func TestAGPUIsLeftBeforeItIsTaken(t *testing.T) {
+	with := func(id fleet.TaskID, gpus ...gpu.UUID) fleet.Assignment {
+		as := task(id)
+		as.Resources.GPUs = gpus
+		return as
+	}
+	b := newBench(t)
+	b.runs(with("t", "GPU-1", "GPU-2"))
+	b.step(full(5, with("a", "GPU-2"), with("other", "GPU-3")))
+	b.only("start", "stop")
+	b.expect("stop t 5s", "start other")
+	if b.records["a"].Phase != lifecycle.Assigned {
+		t.Error("the task that waits for the GPU is not on disk")
+	}
+	b.pass(3)
+	b.only("start")
+	b.expect()
+	b.step(lifecycle.Exited{Task: "t", Time: b.now, Signal: 15})
+	b.pass(1)
+	b.only("start")
+	b.expect("start a")
+}
+
+// The control plane was restored from a snapshot of before the task ended, and
+// the agent has told the end and not yet cleared up.
+func TestAnEndThatWasAcknowledgedInALostHistoryIsToldAgain(t *testing.T) {
+	b := newBench(t)
+	b.runs(task("t"))
+	b.step(lifecycle.Exited{Task: "t", Time: b.now})
+	b.ack("t", 2)
+	b.log = nil
+	as := task("t")
+	as.Seq = 1
+	b.step(set(1<<40, 1, as))
+	b.only("report")
+	b.expect("report t#4 TASK_LOST the agent has no record of the task any more")
 }

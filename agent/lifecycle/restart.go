@@ -53,7 +53,7 @@ func (t *task) crashed(a *Agent, now time.Time, st fleet.Status) {
 	case p.Attempts > 0:
 		st.Message += fmt.Sprintf("; not started again: that was tried %s in %v", times(p.Attempts), p.Within())
 	}
-	t.end(a, st)
+	t.end(a, now, st)
 }
 
 func times(n int) string {
@@ -133,7 +133,7 @@ func (t *task) rebooted(a *Agent, now time.Time) {
 		}
 		st := t.status(now, v.State, v.Text+"; "+cause)
 		st.Reason = v.Reason
-		t.end(a, st)
+		t.end(a, now, st)
 	case t.Assignment.Spec.Restart.Attempts > 0:
 		text := cause + "; started again"
 		if a.holdsBack(t) {
@@ -145,7 +145,7 @@ func (t *task) rebooted(a *Agent, now time.Time) {
 	default:
 		st := t.status(now, fleet.TaskLost, cause+", and the task has no restart policy")
 		st.Reason = fleet.ReasonAgentRestarted
-		t.end(a, st)
+		t.end(a, now, st)
 	}
 }
 

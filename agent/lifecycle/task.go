@@ -3,8 +3,10 @@ package lifecycle
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -65,7 +67,7 @@ func (t *task) told() fleet.TaskState {
 }
 
 func (t *task) start(a *Agent, now time.Time) {
-	if a.holdsBack(t) {
+	if a.holdsBack(t) || a.occupied(t) {
 		return
 	}
 	t.inFlight, t.dirty = true, true
@@ -79,6 +81,23 @@ func (t *task) start(a *Agent, now time.Time) {
 	a.do(Start{t.Assignment})
 }
 
+// occupied reports whether a task that is being stopped has not yet left a GPU
+// that this one is to have. The control plane gives out what it knows to be
+// free; after a restore from a snapshot, settled agents end what it did not know.
+func (a *Agent) occupied(t *task) bool {
+	gpus := t.Assignment.Resources.Total().GPUs
+	if len(gpus) == 0 {
+		return false
+	}
+	for _, o := range a.tasks {
+		if o != t && o.Assignment.Kill && (o.Phase == Starting || o.Phase == Running) &&
+			slices.ContainsFunc(o.Assignment.Resources.Total().GPUs, func(g gpu.UUID) bool { return slices.Contains(gpus, g) }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (t *task) started(a *Agent, now time.Time, ev Started) {
 	if t.Phase != Starting || !t.inFlight {
 		return
@@ -90,7 +109,7 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 	case Unavailable, NoImage, Postponed:
 		if t.Assignment.Kill {
 			// It may have been created before the runtime went away.
-			t.end(a, t.unstarted(now))
+			t.end(a, now, t.unstarted(now))
 			return
 		}
 		if ev.Err == NoImage && t.impatient(a, now) {
@@ -136,9 +155,9 @@ func (t *task) failed(a *Agent, now time.Time, ev Started) {
 	case t.Assignment.Kill:
 		v := cmp.Or(t.Verdict, Verdict{State: fleet.TaskKilled, Text: ev.Text})
 		st.State, st.Reason, st.Message = v.State, v.Reason, v.Text
-		t.end(a, st)
+		t.end(a, now, st)
 	case ev.Err == Invalid:
-		t.end(a, st)
+		t.end(a, now, st)
 	default:
 		t.crashed(a, now, st)
 	}
@@ -164,7 +183,7 @@ func (t *task) kill(a *Agent, now time.Time, grace time.Duration) {
 	t.Assignment.Kill, t.Assignment.KillGrace, t.dirty = true, grace, true
 	switch {
 	case t.Phase == Assigned || t.Phase == Restarting || t.Phase == Starting && !t.inFlight:
-		t.end(a, t.unstarted(now))
+		t.end(a, now, t.unstarted(now))
 	case t.Phase == Starting:
 		a.do(Stop{t.id(), 0}) // a long pull need not be waited for
 	case t.Phase == Running:
@@ -215,9 +234,9 @@ func (t *task) exited(a *Agent, now time.Time, ev Exited) {
 		v := cmp.Or(t.Verdict, asked)
 		st.State, st.Reason = v.State, v.Reason
 		st.Message = v.Text + "; " + st.Message
-		t.end(a, st)
+		t.end(a, now, st)
 	case t.Assignment.Kill || t.Ailing == "" && st.State == fleet.TaskFinished:
-		t.end(a, st)
+		t.end(a, now, st)
 	default:
 		if t.Ailing != "" {
 			st.State, st.Reason, st.Message = fleet.TaskKilled, fleet.ReasonHealthUpdated, t.Ailing+"; "+st.Message
@@ -237,18 +256,24 @@ func (t *task) memoryText() string {
 	return fmt.Sprintf("out of memory: the limit is %v MiB", limit)
 }
 
-// end records the terminal state and frees the container.
-func (t *task) end(a *Agent, st fleet.Status) {
+// end records the terminal state and frees the container. The status has the
+// time of the exit, which may be by a clock that was set since.
+func (t *task) end(a *Agent, now time.Time, st fleet.Status) {
 	t.Phase, t.inFlight = Ended, false
 	t.report(st)
 	t.dirty = false
 	a.do(Save{t.Record})
-	t.removing = st.Time
+	t.removing = now
 	a.do(Remove{t.id()})
 }
 
 // recover takes the task up again in a new process of the agent.
 func (t *task) recover(a *Agent, now time.Time, held bool) {
+	for _, at := range []*time.Time{&t.Running, &t.Since} {
+		if now.Before(*at) { // the clock was set back: what is counted begins anew
+			*at = now
+		}
+	}
 	if t.Boot != "" && a.boot != "" && t.Boot != a.boot && (t.Phase == Starting || t.Phase == Running) {
 		t.rebooted(a, now)
 		return

@@ -186,7 +186,7 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 	if r := soft.Readings; !r.Time.IsZero() {
 		d.Readings = &client.Readings{
 			Time: utc(r.Time), CPUPercent: r.CPUPercent, FreeMem: r.FreeMemMB, FreeDisk: r.FreeDiskMB,
-			Running: r.Tasks, Spooled: r.Spooled, Runtime: r.Runtime, Link: linkDoc(r.Link),
+			Running: r.Tasks, Spooled: r.Spooled, Runtime: r.Runtime, Settings: r.Settings, Link: linkDoc(r.Link),
 		}
 	}
 	for _, dev := range a.Capacity.Devices {

@@ -281,6 +281,8 @@ type Readings struct {
 	Runtime string `json:"runtime,omitempty"`
 	// Link is what the link to the control plane has carried this month.
 	Link *LinkUse `json:"link,omitempty"`
+	// Settings is what is wrong with the agent's settings, empty when nothing.
+	Settings string `json:"settings,omitempty"`
 }
 
 // LinkUse is in bytes of payload on the agent's socket, both ways, by purpose.

@@ -285,6 +285,9 @@ func (r *Raft) shut() error {
 	if r.stores.guard != nil {
 		r.stores.guard.end()
 	}
+	if r.layer != nil {
+		r.layer.hangUp()
+	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.raft.Shutdown().Error() }()
 	var errs []error

@@ -22,7 +22,10 @@ type agentSim struct {
 	boots    int              // counts lives of the machine
 	cut      time.Time        // until then there is no link
 	met      time.Time        // when it last had a leader's word
-	session  uint64           // 0 while disconnected
+	left     time.Time        // when it last lost its session
+	began    time.Time        // the life of its process
+	clock    clock
+	session  uint64 // 0 while disconnected
 	sessions uint64
 
 	// The disk: what Save, SaveHead and Forget made durable.
@@ -35,7 +38,8 @@ type agentSim struct {
 
 type container struct {
 	resources fleet.Resources
-	exclusive bool
+	made      time.Time
+	limit     time.Duration // how long it may run, 0 for ever
 	boot      string
 	running   bool
 	waited    int               // the life of the process that waits
@@ -44,6 +48,7 @@ type container struct {
 
 func (a *agentSim) boot() {
 	a.life++
+	a.began = a.w.now
 	var records []lifecycle.Record
 	for _, id := range slices.Sorted(maps.Keys(a.records)) {
 		records = append(records, a.records[id])
@@ -59,6 +64,7 @@ func (a *agentSim) tickLater(life int) {
 	a.w.after(time.Second, func() {
 		if a.core != nil && a.life == life {
 			a.step(lifecycle.Tick{})
+			a.w.check.overdue(a)
 			a.tickLater(life)
 		}
 	})
@@ -72,6 +78,7 @@ func (a *agentSim) crash(reboot bool) {
 	a.w.logf("%s crashes, reboot %v", a.id, reboot)
 	a.core = nil
 	if a.session != 0 {
+		a.left = a.w.now
 		s := a.session
 		a.session = 0
 		a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: s}) })
@@ -107,7 +114,7 @@ func (a *agentSim) lost(session uint64) {
 	if session == 0 || a.session != session {
 		return
 	}
-	a.session = 0
+	a.session, a.left = 0, a.w.now
 	a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: session}) })
 	if a.core != nil {
 		a.step(lifecycle.Disconnected{})
@@ -129,7 +136,7 @@ func (a *agentSim) acked(t fleet.TaskID, u fleet.UpdateID, gen uint64) {
 
 // step performs the durable actions first. A crash may come between any two.
 func (a *agentSim) step(ev lifecycle.Event) {
-	acts := a.core.Step(a.w.now, ev)
+	acts := a.core.Step(a.clock.now(a.w), ev)
 	if a.w.opt.Trace != nil {
 		a.w.logf("%s %T%+v", a.id, ev, ev)
 		for _, act := range acts {
@@ -139,9 +146,11 @@ func (a *agentSim) step(ev lifecycle.Event) {
 	for _, act := range acts {
 		switch act := act.(type) {
 		case lifecycle.Save:
-			a.records[act.Record.Assignment.Task] = clone(act.Record)
-			a.w.check.durable(act.Record)
-			a.w.check.sentenced(a, act.Record)
+			r := written(act.Record)
+			a.w.check.waits(a, act.Record)
+			a.records[r.Assignment.Task] = r
+			a.w.check.durable(r)
+			a.w.check.sentenced(a, r)
 		case lifecycle.SaveHead:
 			a.head = act.Head
 		case lifecycle.Forget:
@@ -158,12 +167,6 @@ func (a *agentSim) step(ev lifecycle.Event) {
 			return
 		}
 	}
-}
-
-func clone(r lifecycle.Record) lifecycle.Record {
-	r.Reports.Pending = slices.Clone(r.Reports.Pending)
-	r.Reports.Reset()
-	return r
 }
 
 func (a *agentSim) perform(act lifecycle.Action) {
@@ -199,7 +202,8 @@ func (a *agentSim) perform(act lifecycle.Action) {
 			w.trio.step(leader.Pull{Agent: a.id, Session: session, Generation: act.Generation, Full: act.Full, Stamp: act.Stamp, CaughtUp: act.CaughtUp})
 		})
 	case lifecycle.Report:
-		w.send(func() { w.trio.step(leader.Report{Agent: a.id, Session: session, Updates: act.Updates}) })
+		updates := sent(act.Updates)
+		w.send(func() { w.trio.step(leader.Report{Agent: a.id, Session: session, Updates: updates}) })
 	case lifecycle.Save, lifecycle.SaveHead, lifecycle.Forget:
 	}
 }
@@ -219,7 +223,7 @@ func (a *agentSim) start(as fleet.Assignment) {
 	}
 	if c == nil {
 		a.w.check.started(a, as)
-		c = &container{resources: as.Resources, running: true, exclusive: as.Spec.Exclusive, boot: a.bootID()}
+		c = &container{resources: as.Resources, running: true, made: a.w.now, limit: as.Spec.MaxCompletion, boot: a.bootID()}
 		a.containers[as.Task] = c
 		most := 30 * time.Second
 		if a.w.rng.IntN(4) == 0 {
@@ -246,7 +250,7 @@ func (a *agentSim) exit(id fleet.TaskID, c *container, code, signal int) {
 		return
 	}
 	c.running = false
-	c.exited = &lifecycle.Exited{Task: id, Time: a.w.now, ExitCode: code, Signal: signal}
+	c.exited = &lifecycle.Exited{Task: id, Time: a.clock.now(a.w).Round(0), ExitCode: code, Signal: signal}
 	if c.waited == a.life {
 		a.wait(id)
 	}
@@ -262,7 +266,7 @@ func (a *agentSim) wait(id fleet.TaskID) {
 			return
 		}
 	}
-	ev := lifecycle.Exited{Task: id, Time: a.w.now, Lost: true}
+	ev := lifecycle.Exited{Task: id, Time: a.clock.now(a.w).Round(0), Lost: true}
 	if c != nil && c.exited != nil {
 		ev = *c.exited
 	}

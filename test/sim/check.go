@@ -17,10 +17,11 @@ type checker struct {
 	starts  map[fleet.TaskID]int
 	checks
 	deliveries
+	due
 }
 
 func newChecker() checker {
-	return checker{starts: map[fleet.TaskID]int{}, deliveries: newDeliveries(), checks: checks{
+	return checker{starts: map[fleet.TaskID]int{}, deliveries: newDeliveries(), due: newDue(), checks: checks{
 		began: map[fleet.TaskID]time.Time{}, failed: map[fleet.TaskID]int{}, asking: map[asked]bool{},
 	}}
 }
@@ -90,6 +91,7 @@ func (k *checker) started(a *agentSim, as fleet.Assignment) {
 		k.began[as.Task] = a.w.now
 	}
 	k.alone(a, as)
+	k.rested(a, as)
 	sum := as.Resources
 	for _, id := range slices.Sorted(maps.Keys(a.containers)) {
 		c := a.containers[id]

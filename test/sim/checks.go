@@ -27,7 +27,7 @@ func (k *checker) judged(w *world, t *state.Task, st fleet.Status) {
 	if !st.State.Terminal() {
 		return
 	}
-	switch ran := st.Time.Sub(k.began[t.ID]); st.Reason {
+	switch st.Reason {
 	case fleet.ReasonCutOff:
 		if t.Spec.Disconnect.StopAfter == 0 || st.State != fleet.TaskKilled {
 			w.failf("task %s ended %v for want of contact, which it does not mind", t.ID, st.State)
@@ -37,8 +37,8 @@ func (k *checker) judged(w *world, t *state.Task, st fleet.Status) {
 			w.failf("task %s was killed, and nobody asked for it", t.ID)
 		}
 	case fleet.ReasonMaxCompletion:
-		if most := t.Spec.MaxCompletion; most == 0 || ran < most || st.State != fleet.TaskFailed {
-			w.failf("task %s ended %v for running too long after %v of %v", t.ID, st.State, ran, most)
+		if t.Spec.MaxCompletion == 0 || st.State != fleet.TaskFailed {
+			w.failf("task %s ended %v for running too long, and may run for ever", t.ID, st.State)
 		}
 	case fleet.ReasonHealthUpdated:
 		h := t.Spec.Health

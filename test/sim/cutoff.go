@@ -61,14 +61,13 @@ func (k *checker) alone(a *agentSim, as fleet.Assignment) {
 
 // deliveries is what agents made durable, and what the control plane took over.
 type deliveries struct {
-	saved   map[fleet.TaskID]map[uint64]fleet.StatusUpdate // as they were saved last
-	states  map[fleet.TaskID][]fleet.Status                // no passing news, in order
-	came    map[fleet.TaskID][]fleet.Status
-	stopped map[fleet.TaskID]bool // that were stopped for want of contact
+	saved  map[fleet.TaskID]map[uint64]fleet.StatusUpdate // as they were saved last
+	states map[fleet.TaskID][]fleet.Status                // no passing news, in order
+	came   map[fleet.TaskID][]fleet.Status
 }
 
 func newDeliveries() deliveries {
-	return deliveries{map[fleet.TaskID]map[uint64]fleet.StatusUpdate{}, map[fleet.TaskID][]fleet.Status{}, map[fleet.TaskID][]fleet.Status{}, map[fleet.TaskID]bool{}}
+	return deliveries{map[fleet.TaskID]map[uint64]fleet.StatusUpdate{}, map[fleet.TaskID][]fleet.Status{}, map[fleet.TaskID][]fleet.Status{}}
 }
 
 // durable notes what a record says.
@@ -104,21 +103,5 @@ func (k *deliveries) delivered(w *world) {
 		if !slices.Equal(states, k.came[id]) {
 			w.failf("task %s: its agent saw %v, the control plane was told %v", id, states, k.came[id])
 		}
-	}
-}
-
-// sentenced: an agent stops a task only when it has been alone for as long as
-// the task allows. A process that was restarted knows of a contact that is a few
-// stamps older than the last one, and what is sent by a session that is over
-// may come still.
-func (k *deliveries) sentenced(a *agentSim, r lifecycle.Record) {
-	const slack = 20 * time.Second
-	id, after := r.Assignment.Task, r.Assignment.Spec.Disconnect.StopAfter
-	if r.Verdict.Reason != fleet.ReasonCutOff || k.stopped[id] {
-		return
-	}
-	k.stopped[id] = true
-	if alone := a.w.now.Sub(a.met); after == 0 || alone+slack < after {
-		a.w.failf("task %s is stopped after %v without contact, and may be alone for %v", id, alone, after)
 	}
 }

@@ -27,6 +27,8 @@ type Stats struct {
 	// Restarts counts starts after a crash or a reboot, Replaced tasks that were
 	// replaced.
 	Restarts, Replaced int
+	// Jumps counts steps of clocks.
+	Jumps int
 }
 
 // Run simulates one fleet. The error says what was violated and when.
@@ -40,6 +42,7 @@ func Run(seed uint64, opt Options) (Stats, error) {
 	w.every(time.Second, func() { w.trio.step(leader.Tick{}) })
 	w.outside.start()
 	w.faults()
+	w.clocks()
 	w.workload()
 	w.run(epoch.Add(w.opt.Busy), nil)
 	w.calm = true
@@ -47,7 +50,7 @@ func Run(seed uint64, opt Options) (Stats, error) {
 		w.trio.elect()
 	}
 	w.run(w.now.Add(w.opt.Settle), w.resting)
-	stats := w.stats()
+	stats := w.sum()
 	if w.err == nil && !w.resting() {
 		w.failf("the fleet does not come to rest: %s", w.unrest())
 	}
@@ -143,7 +146,7 @@ func (w *world) workload() {
 			role = "research"
 		}
 		w.tasks = append(w.tasks, id)
-		submit := state.Command{Time: w.now, Submit: &state.Submit{
+		submit := state.Command{Time: w.trio.now(), Submit: &state.Submit{
 			ID: id, Framework: framework.RunID, Role: role, Need: need,
 			Spec:     w.spec(id),
 			Standing: fleet.Standing{Priority: w.rng.IntN(3), Revocable: w.rng.IntN(2) == 0},
@@ -151,7 +154,7 @@ func (w *world) workload() {
 		w.ensure(submit, func(st *state.State) bool { return st.Tasks[id] != nil })
 		if w.rng.IntN(5) == 0 {
 			w.after(w.between(0, 20*time.Second), func() {
-				kill := state.Command{Time: w.now, Kill: &state.Kill{ID: id, Grace: w.between(0, 3*time.Second)}}
+				kill := state.Command{Time: w.trio.now(), Kill: &state.Kill{ID: id, Grace: w.between(0, 3*time.Second)}}
 				w.ensure(kill, func(st *state.State) bool {
 					t := st.Tasks[id]
 					return t != nil && (t.Kill || t.State.Terminal())
@@ -194,8 +197,10 @@ func (w *world) ensure(c state.Command, done func(*state.State) bool) {
 	w.after(2*time.Second, func() { w.ensure(c, done) })
 }
 
-func (w *world) stats() Stats {
-	s := Stats{Tasks: len(w.tasks), Terms: int(w.trio.term), Entries: len(w.trio.log), Ended: map[fleet.TaskState]int{}, Why: map[fleet.Reason]int{}}
+func (w *world) sum() Stats {
+	s := w.stats
+	s.Tasks, s.Terms, s.Entries = len(w.tasks), int(w.trio.term), len(w.trio.log)
+	s.Ended, s.Why = map[fleet.TaskState]int{}, map[fleet.Reason]int{}
 	for _, t := range w.trio.replicas[0].st.Tasks {
 		s.Restarts += t.Status.Restarts
 		if t.ReplacedBy != "" {

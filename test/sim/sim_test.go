@@ -40,6 +40,7 @@ func TestSeeds(t *testing.T) {
 		total.Outside += s.Outside
 		total.Restarts += s.Restarts
 		total.Replaced += s.Replaced
+		total.Jumps += s.Jumps
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
@@ -47,8 +48,8 @@ func TestSeeds(t *testing.T) {
 			total.Why[k] += n
 		}
 	}
-	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d restarts, %d replaced, %d terms, ended %v because of %v",
-		*seeds, total.Tasks, total.Outside, total.Restarts, total.Replaced, total.Terms, total.Ended, total.Why)
+	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d restarts, %d replaced, %d terms, clocks set %d times, ended %v because of %v",
+		*seeds, total.Tasks, total.Outside, total.Restarts, total.Replaced, total.Terms, total.Jumps, total.Ended, total.Why)
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
 		if total.Ended[k] == 0 {
@@ -65,6 +66,9 @@ func TestSeeds(t *testing.T) {
 	}
 	if total.Restarts < *seeds || total.Replaced == 0 {
 		t.Errorf("only %d restarts and %d replaced tasks", total.Restarts, total.Replaced)
+	}
+	if total.Jumps < *seeds {
+		t.Errorf("clocks were set %d times only", total.Jumps)
 	}
 	if total.Terms < 2**seeds {
 		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)

@@ -21,14 +21,19 @@ type trio struct {
 	leader   *leader.Leader
 	run      *framework.Run
 	inFlight []state.Command // proposed, not yet committed
+	began    time.Time       // the term of the leader
 	flushing bool
 }
+
+// unreachableAfter is short, so that much of it happens.
+const unreachableAfter = 20 * time.Second
 
 type entry struct{ commands []state.Command }
 
 type replica struct {
 	st      *state.State
 	applied int
+	clock   clock
 }
 
 func newTrio(w *world) *trio {
@@ -55,6 +60,9 @@ func (t *trio) apply(i int) {
 	}
 }
 
+// now is the time of the replica that leads.
+func (t *trio) now() time.Time { return t.replicas[max(t.leading, 0)].clock.now(t.w) }
+
 func (t *trio) elect() {
 	if t.leading >= 0 {
 		return
@@ -62,7 +70,8 @@ func (t *trio) elect() {
 	t.leading = t.w.rng.IntN(3)
 	t.term++
 	t.apply(t.leading)
-	t.leader = leader.New(leader.Config{UnreachableAfter: 20 * time.Second}, t.replicas[t.leading].st.Clone(), t.term, t.w.now)
+	t.leader = leader.New(leader.Config{UnreachableAfter: unreachableAfter}, t.replicas[t.leading].st.Clone(), t.term, t.now())
+	t.began = t.w.now
 	t.run = framework.NewRun(t.leader.State(), func(id fleet.TaskID) *state.Task { return t.leader.State().Tasks[id] })
 	t.w.logf("replica %d leads term %d", t.leading, t.term)
 	for _, ev := range t.run.Start() {
@@ -99,6 +108,7 @@ func (t *trio) commit(cmds []state.Command) {
 
 // propose batches like the shell: one entry in flight, the rest waits.
 func (t *trio) propose(c state.Command) {
+	plain(&c.Time)
 	t.inFlight = append(t.inFlight, c)
 	t.flush()
 }
@@ -137,7 +147,7 @@ func (t *trio) step(ev leader.Event) {
 	if t.leader == nil {
 		return
 	}
-	acts := t.leader.Step(t.w.now, ev)
+	acts := t.leader.Step(t.now(), ev)
 	if t.w.opt.Trace != nil && len(acts) > 0 {
 		t.w.logf("leader %T", ev)
 		for _, act := range acts {
@@ -152,6 +162,7 @@ func (t *trio) step(ev leader.Event) {
 func (t *trio) perform(act leader.Action) {
 	switch act := act.(type) {
 	case leader.Propose:
+		t.w.check.proposed(t.w, act.Command)
 		t.propose(act.Command)
 	case leader.Registered:
 		t.w.outside.registered(act)

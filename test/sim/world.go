@@ -26,12 +26,15 @@ type world struct {
 	queue eventQueue
 	seq   uint64
 	err   error
+	// looked is the second in which it was asked last whether all rests.
+	looked int64
 	// calm ends all faults: what is left must come to rest.
 	calm   bool
 	trio   *trio
 	agents []*agentSim
 	tasks  []fleet.TaskID
 	check  checker
+	stats  Stats
 	// outside is a scheduler that is not built in.
 	outside *scheduler
 }
@@ -115,8 +118,10 @@ func (w *world) run(until time.Time, done func() bool) {
 		e := heap.Pop(&w.queue).(event)
 		w.now = e.at
 		e.do()
-		if done != nil && done() {
-			return
+		if second := w.now.Unix(); done != nil && second > w.looked {
+			if w.looked = second; done() {
+				return
+			}
 		}
 	}
 	if w.err == nil && w.now.Before(until) && done == nil {

@@ -121,6 +121,9 @@ type Readings struct {
 	// Runtime is empty when the container runtime works, else what is wrong.
 	Runtime string
 	Link    LinkUse
+	// Settings is empty when the agent's files of settings are sound, else what
+	// is wrong with them; the agent then runs with those that held last.
+	Settings string
 	// ClockOff is what the agent adds to its machine's clock to have the fleet's
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration

@@ -99,8 +99,12 @@ type Pull struct {
 	CaughtUp bool
 }
 
-// DesiredSet is what the agent is to hold.
-type DesiredSet struct{ fleet.Desired }
+// DesiredSet is what the agent is to hold, or a part of it: see Split.
+type DesiredSet struct {
+	fleet.Desired
+	Part int  // from 0
+	More bool // another part follows
+}
 
 // Report carries status updates that are not yet acknowledged.
 type Report struct{ Updates []fleet.StatusUpdate }

@@ -19,6 +19,7 @@ import (
 	"github.com/tenderfleet/tender/agent/containerd"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
+	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/gpu/isolate"
@@ -50,17 +51,25 @@ func addRunFlags(f *pflag.FlagSet) {
 	_ = f.MarkHidden("any-gpu-node")
 }
 
+// check finds what the form of the settings does not show.
+func check(v *viper.Viper) error {
+	_, levelErr := conf.ParseLevel(v.GetString("log-level"))
+	_, offerErr := offer(v)
+	_, linkErr := link(v)
+	return errors.Join(levelErr, offerErr, linkErr)
+}
+
 // runConfig wires the agent. closeAll ends what it opened.
-func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll func() error, err error) {
+func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll func() error, err error) {
 	exe, err := self()
 	if err != nil {
 		return cfg, nil, err
 	}
-	offer, err := offer(v)
+	offer, err := offer(v.Viper)
 	if err != nil {
 		return cfg, nil, err
 	}
-	link, err := link(v)
+	link, err := link(v.Viper)
 	if err != nil {
 		return cfg, nil, err
 	}
@@ -102,17 +111,17 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 // link reads what the link may cost.
 func link(v *viper.Viper) (l agent.Link, err error) {
 	if l.Policy.PerMonth, err = linkpolicy.ParseBytes(v.GetString("link-budget-per-month")); err != nil {
-		return l, fmt.Errorf("--link-budget-per-month: %w", err)
+		return l, &conf.KeyError{Key: "link-budget-per-month", Err: err}
 	}
 	if l.Policy.Quiet, err = linkpolicy.ParseHours(v.GetString("link-quiet-hours")); err != nil {
-		return l, fmt.Errorf("--link-quiet-hours: %w", err)
+		return l, &conf.KeyError{Key: "link-quiet-hours", Err: err}
 	}
 	l.ReadingsEvery, l.Keepalive = v.GetDuration("link-readings-every"), v.GetDuration("link-keepalive")
 	if l.ReadingsEvery < time.Second {
-		return l, fmt.Errorf("--link-readings-every: %v is too often; write 1s or more", l.ReadingsEvery)
+		return l, &conf.KeyError{Key: "link-readings-every", Err: fmt.Errorf("%v is too often; write 1s or more", l.ReadingsEvery)}
 	}
 	if l.Keepalive < linkpolicy.Shortest || l.Keepalive > linkpolicy.Longest {
-		return l, fmt.Errorf("--link-keepalive: %v is not from %v to %v", l.Keepalive, linkpolicy.Shortest, linkpolicy.Longest)
+		return l, &conf.KeyError{Key: "link-keepalive", Err: fmt.Errorf("%v is not from %v to %v", l.Keepalive, linkpolicy.Shortest, linkpolicy.Longest)}
 	}
 	return l, nil
 }
@@ -140,26 +149,26 @@ func offer(v *viper.Viper) (agent.Offer, error) {
 		}
 		n, err := fleet.ParseScalar(text)
 		if err != nil {
-			return o, fmt.Errorf("--%s: %w", s.key, err)
+			return o, &conf.KeyError{Key: s.key, Err: err}
 		}
 		*s.to = &n
 	}
 	var err error
 	if o.Ports, err = ports(v.GetString("offer-ports")); err != nil {
-		return o, fmt.Errorf("--offer-ports: %w", err)
+		return o, &conf.KeyError{Key: "offer-ports", Err: err}
 	}
 	custom, _, err := amounts(v.GetStringSlice("offer-custom"))
 	if err == nil && !custom.Equal(fleet.Resources{Custom: custom.Custom}) {
 		err = errors.New("cpus, mem, disk and gpus have flags of their own")
 	}
 	if err != nil {
-		return o, fmt.Errorf("--offer-custom: %w", err)
+		return o, &conf.KeyError{Key: "offer-custom", Err: err}
 	}
 	o.Custom = custom.Custom
 	for _, text := range v.GetStringSlice("reserve") {
 		r, err := reservation(text)
 		if err != nil {
-			return o, fmt.Errorf("--reserve %q: %w", text, err)
+			return o, &conf.KeyError{Key: "reserve", Err: fmt.Errorf("%q: %w", text, err)}
 		}
 		o.Reserve = append(o.Reserve, r)
 	}

@@ -59,6 +59,9 @@ func (a *app) agentNotes(g client.Agent) {
 	if g.ClockOff != 0 {
 		fmt.Fprintf(a.Err, "note:  %s: its machine's clock is %s\n", clean(g.ID), clockField(g))
 	}
+	if r := g.Readings; r != nil && r.Settings != "" {
+		fmt.Fprintf(a.Err, "note:  %s: its settings are broken: %s\n", clean(g.ID), clean(r.Settings))
+	}
 }
 
 // clonedField says what is known of a copy of the agent's machine.
@@ -190,6 +193,9 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 	}
 	if r := g.Readings; r != nil {
 		pairs = append(pairs, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"), "Link this month", linkUse(r.Link))
+		if r.Settings != "" {
+			pairs = append(pairs, "Settings", r.Settings)
+		}
 	}
 	fields(w, pairs...)
 	fmt.Fprintln(w)

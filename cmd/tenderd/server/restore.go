@@ -52,7 +52,7 @@ What a restore means to agents and tasks: tender snapshot restore --help.`,
 	addr := f.String("addr", "", "name or address that agents and other replicas reach this machine by, HOST[:7443] (required)")
 	id := f.String("id", "", "id of this replica; made from the host name if empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
+		v, err := load.Load()
 		if err != nil {
 			return err
 		}

@@ -1143,6 +1143,8 @@ type Desired struct {
 	Full          bool                   `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
 	Assignments   []*Assignment          `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	Echo          uint64                 `protobuf:"varint,6,opt,name=echo,proto3" json:"echo,omitempty"`
+	Part          int64                  `protobuf:"varint,9,opt,name=part,proto3" json:"part,omitempty"`
+	More          bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1217,6 +1219,20 @@ func (x *Desired) GetEcho() uint64 {
 		return x.Echo
 	}
 	return 0
+}
+
+func (x *Desired) GetPart() int64 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *Desired) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type Assignment struct {
@@ -2825,6 +2841,7 @@ type Readings struct {
 	Link          *LinkUse               `protobuf:"bytes,20,opt,name=link,proto3" json:"link,omitempty"`
 	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
+	Settings      string                 `protobuf:"bytes,30,opt,name=settings,proto3" json:"settings,omitempty"` // what is wrong with the agent's settings
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2934,6 +2951,13 @@ func (x *Readings) GetBundleVersion() uint64 {
 		return x.BundleVersion
 	}
 	return 0
+}
+
+func (x *Readings) GetSettings() string {
+	if x != nil {
+		return x.Settings
+	}
+	return ""
 }
 
 // LinkUse is in bytes.
@@ -3794,7 +3818,7 @@ type Relayed struct {
 	Answered      bool                   `protobuf:"varint,8,opt,name=answered,proto3" json:"answered,omitempty"`
 	Down          bool                   `protobuf:"varint,9,opt,name=down,proto3" json:"down,omitempty"`
 	Acks          []*Ack                 `protobuf:"bytes,10,rep,name=acks,proto3" json:"acks,omitempty"`
-	Desired       *Desired               `protobuf:"bytes,11,opt,name=desired,proto3" json:"desired,omitempty"`
+	Desired       []*Desired             `protobuf:"bytes,11,rep,name=desired,proto3" json:"desired,omitempty"`
 	Close         *SessionClose          `protobuf:"bytes,12,opt,name=close,proto3" json:"close,omitempty"`
 	Ask           bool                   `protobuf:"varint,13,opt,name=ask,proto3" json:"ask,omitempty"`
 	Resync        bool                   `protobuf:"varint,14,opt,name=resync,proto3" json:"resync,omitempty"`
@@ -3902,7 +3926,7 @@ func (x *Relayed) GetAcks() []*Ack {
 	return nil
 }
 
-func (x *Relayed) GetDesired() *Desired {
+func (x *Relayed) GetDesired() []*Desired {
 	if x != nil {
 		return x.Desired
 	}
@@ -4217,7 +4241,7 @@ const file_wire_proto_rawDesc = "" +
 	"generation\x12\x12\n" +
 	"\x04full\x18\x03 \x01(\bR\x04full\x12\x14\n" +
 	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\x12\x1b\n" +
-	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xb4\x01\n" +
+	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xdc\x01\n" +
 	"\aDesired\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
@@ -4226,7 +4250,10 @@ const file_wire_proto_rawDesc = "" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x12\n" +
 	"\x04full\x18\x04 \x01(\bR\x04full\x129\n" +
 	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\x12\x12\n" +
-	"\x04echo\x18\x06 \x01(\x04R\x04echo\"\xcb\x01\n" +
+	"\x04echo\x18\x06 \x01(\x04R\x04echo\x12\x12\n" +
+	"\x04part\x18\t \x01(\x03R\x04part\x12\x12\n" +
+	"\x04more\x18\n" +
+	" \x01(\bR\x04more\"\xcb\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12)\n" +
@@ -4374,7 +4401,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xf0\x02\n" +
+	" \x01(\tR\x06reason\"\x8c\x03\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -4389,7 +4416,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04link\x18\x14 \x01(\v2\x14.tender.wire.LinkUseR\x04link\x12 \n" +
 	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
 	"clockOffNs\x12%\n" +
-	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\"\xcd\x01\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\x12\x1a\n" +
+	"\bsettings\x18\x1e \x01(\tR\bsettings\"\xcd\x01\n" +
 	"\aLinkUse\x12\x14\n" +
 	"\x05month\x18\x01 \x01(\tR\x05month\x12\x1c\n" +
 	"\tkeepalive\x18\x02 \x01(\x03R\tkeepalive\x12\x1a\n" +
@@ -4461,7 +4489,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04down\x18\t \x01(\bR\x04down\x12$\n" +
 	"\x04acks\x18\n" +
 	" \x03(\v2\x10.tender.wire.AckR\x04acks\x12.\n" +
-	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
+	"\adesired\x18\v \x03(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
 	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
