@@ -25,8 +25,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
-
-	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 // image is what a container needs to know of one; it never changes.
@@ -202,20 +200,3 @@ func (x *Executor) leased(ctx context.Context, f func(context.Context) error) (e
 	quiet.SetOutput(io.Discard)
 	return f(log.WithLogger(leases.WithLease(ctx, id), logrus.NewEntry(quiet)))
 }
-
-// containerName is the name of the task's container: the task's own where
-// containerd allows it (no two separators in a row, none at the end).
-func containerName(id fleet.TaskID) string {
-	fields := strings.FieldsFunc(string(id), isSeparator)
-	separators := len(id) - len(strings.Join(fields, ""))
-	if len(fields) == separators+1 && !strings.HasPrefix(string(id), hashedPrefix) {
-		return string(id)
-	}
-	return hashedPrefix + digest.FromString(string(id)).Encoded()[:40]
-}
-
-// hashedPrefix begins the names that are not task ids, so that none of them
-// can be one.
-const hashedPrefix = "x-"
-
-func isSeparator(r rune) bool { return r == '-' || r == '_' || r == '.' }

@@ -53,11 +53,16 @@ func (x *Executor) Start(ctx context.Context, t executor.Task) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	defer unlock()
-	return x.wrap(ctx, op, x.start(ctx, t))
+	err = x.start(ctx, t, x.name(t.ID))
+	if errors.Is(err, errRemains) && x.name(t.ID) == containerName(t.ID) {
+		x.seconds.set(t.ID, true)
+		err = x.start(ctx, t, secondName(t.ID))
+	}
+	return x.wrap(ctx, op, err)
 }
 
-func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
-	name := containerName(t.ID)
+// start starts the task in a container of that name.
+func (x *Executor) start(ctx context.Context, t executor.Task, name string) (err error) {
 	img, record, err := x.describe(ctx, name, t)
 	if err != nil {
 		// A task that runs is not disturbed by an image that was removed since.
@@ -83,8 +88,8 @@ func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
 	}
 	logs := x.Logs().Path(t.ID)
 	_, statErr := os.Stat(logs)
-	if err = x.launch(launch, ctx, t, img); errors.Is(err, errNotCreated) && (remains || errors.Is(err, errRemains)) {
-		err = x.launchOverRemains(launch, ctx, t, img, err)
+	if err = x.launch(launch, ctx, t, name, img); errors.Is(err, errNotCreated) && (remains || errors.Is(err, errRemains)) {
+		err = x.launchOverRemains(launch, ctx, t, name, img, err)
 	}
 	if err != nil {
 		x.abandon(ctx, name)
@@ -173,16 +178,14 @@ func (x *Executor) exists(ctx context.Context, name string) (bool, error) {
 }
 
 // remainsTime is how long containerd may take to clear up after a start that
-// ended with its caller's connection. It is done in a second, unless the machine
-// is very busy.
-const remainsTime = time.Minute
+// ended with its caller's connection. It is done in a second, or never.
+const remainsTime = 10 * time.Second
 
 // launchOverRemains launches again while an earlier start is being cleared up:
 // that of an agent that was killed a moment ago. Clearing up takes directories,
 // mounts and runc's record away by name, from under the new start as well, so
 // that no failure to create the task tells anything about the task.
-func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Task, img *image, err error) error {
-	name := containerName(t.ID)
+func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Task, name string, img *image, err error) error {
 	for end := time.Now().Add(remainsTime); errors.Is(err, errNotCreated) && time.Now().Before(end); {
 		select {
 		case <-time.After(remainsPause):
@@ -197,7 +200,7 @@ func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Tas
 		if err := x.deleteTask(ctx, name); err != nil {
 			return err
 		}
-		err = x.launch(ctx, caller, t, img)
+		err = x.launch(ctx, caller, t, name, img)
 	}
 	return err
 }
@@ -207,8 +210,8 @@ const remainsPause = 250 * time.Millisecond
 
 // launch makes the container's snapshot, its shim and its process, unless the
 // caller gives up in between.
-func (x *Executor) launch(ctx, caller context.Context, t executor.Task, img *image) error {
-	name, logs := containerName(t.ID), x.Logs().Path(t.ID)
+func (x *Executor) launch(ctx, caller context.Context, t executor.Task, name string, img *image) error {
+	logs := x.Logs().Path(t.ID)
 	// The writer is root, as the shim that starts it is; this process need not be.
 	if err := x.Logs().Make(t.ID); err != nil {
 		return err
