@@ -118,9 +118,9 @@ unit: deps containerd2 ## test the packages, with the race detector
 	$(COUNT) go test -race -shuffle=on -count=1 -timeout 15m \
 		$$(go list ./... | grep -v -e '^$(MODULE)/test/sim' -e '^$(MODULE)/test/e2e' -e '^$(MODULE)/test/packages')
 
-sim: ## simulate the fleet from 500 seeds
+sim: ## simulate the fleet from 2,000 seeds
 	@mkdir -p $(BIN)
-	$(COUNT) go test -count=1 -timeout 15m ./test/sim/...
+	GOGC=800 $(COUNT) go test -count=1 -timeout 15m ./test/sim -seeds 2000
 
 e2e: build containerd2 npm ## test the programs in network namespaces (needs root)
 	@TENDER_BIN=$(BIN) $(COUNT) go test -count=1 -p 1 -timeout 30m ./test/e2e/...

@@ -141,10 +141,11 @@ func (l *Leader) reported(now time.Time, ev Report) {
 	for _, u := range ev.Updates {
 		t := l.st.Tasks[u.Status.Task]
 		switch {
-		case t == nil && l.st.Unsettled[ev.Agent]:
+		case (t == nil || t.Agent != ev.Agent) && l.st.Unsettled[ev.Agent]:
 			l.unknown(ev.Agent, u)
-		case t == nil:
-			// Nobody knows it any more: the agent may drop the update.
+		case t == nil, t.Agent != ev.Agent && l.st.Epoch > 0:
+			// Nobody knows it any more, or not as this agent's: it was launched in
+			// a history that is lost. The agent may drop what it says of it.
 			l.do(Ack{ev.Agent, ev.Session, u.Status.Task, u.ID, 0})
 		case t.Agent != ev.Agent:
 			// Not its task: neither believed nor acknowledged.

@@ -43,10 +43,13 @@ type cutOffs struct {
 	// held counts the exclusive tasks of an agent of which a Replace is on its
 	// way.
 	held map[fleet.AgentID]map[fleet.TaskID]bool
+	// settled is when the last agent of a restored state was, or when this leader
+	// began.
+	settled time.Time
 }
 
-func newCutOffs(st *state.State) cutOffs {
-	c := cutOffs{map[fleet.TaskID]time.Time{}, map[fleet.TaskID]time.Time{}, map[fleet.TaskID]time.Time{}, map[fleet.AgentID]map[fleet.TaskID]bool{}}
+func newCutOffs(now time.Time, st *state.State) cutOffs {
+	c := cutOffs{map[fleet.TaskID]time.Time{}, map[fleet.TaskID]time.Time{}, map[fleet.TaskID]time.Time{}, map[fleet.AgentID]map[fleet.TaskID]bool{}, now}
 	for id, t := range st.Tasks {
 		if t.Replaceable() {
 			c.replaceable[id] = time.Time{}
@@ -145,7 +148,7 @@ func (l *Leader) tickCutOffs(now time.Time) {
 func (l *Leader) lost(now time.Time, t *state.Task) bool {
 	a, rec := l.agents[t.Agent], l.st.Agents[t.Agent]
 	switch {
-	case !t.CutOff() || a == nil || rec == nil:
+	case !t.CutOff() || a == nil || rec == nil || l.doubtful(now, t):
 		return false
 	case t.State == fleet.TaskKilled: // by the agent itself, as its policy says
 		return true
@@ -163,6 +166,13 @@ func (l *Leader) lost(now time.Time, t *state.Task) bool {
 		since = at
 	}
 	return now.Sub(since) >= t.Spec.Disconnect.LostAfter
+}
+
+// doubtful reports whether an exclusive task may have been replaced in a history
+// that is lost. Such a replacement has ended once all agents are settled, for as
+// long after that as a task that is cut off may run.
+func (l *Leader) doubtful(now time.Time, t *state.Task) bool {
+	return t.Spec.Exclusive && t.Restored && (len(l.st.Unsettled) > 0 || now.Sub(l.off.settled) < t.Spec.Disconnect.LostAfter)
 }
 
 // reconcileTwins ends all but one of the tasks that stand for each other, as

@@ -99,7 +99,7 @@ func New(cfg Config, st *state.State, term uint64, now time.Time) *Leader {
 		l.alloc.SetWeight(r, st.Roles[r].Weight)
 		l.alloc.SetQuota(r, st.Roles[r].Quota)
 	}
-	l.off = newCutOffs(st)
+	l.off = newCutOffs(now, st)
 	l.knowFrameworks(now)
 	for _, id := range state.SortedKeys(st.Agents) {
 		l.agents[id] = &agentState{away: now, tasks: map[fleet.TaskID]bool{}, base: st.Agents[id].Generation}

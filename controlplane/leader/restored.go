@@ -56,7 +56,7 @@ func (l *Leader) settled(id fleet.AgentID) {
 			}
 		}
 	}
-	a.orphans = nil
+	a.orphans, l.off.settled = nil, l.now
 	l.changed[id] = true
 	l.refreshAgent(id)
 }

@@ -50,6 +50,52 @@ func TestARestoredLeaderKillsNothing(t *testing.T) {
 	}
 }
 
+// What waited when the snapshot was made is lost here, and may run on an agent:
+// that one may forget what it has told of it, once it is settled.
+func TestATaskThatWaitedAndRunsIsForgotten(t *testing.T) {
+	b := running(t)
+	st := b.l.State().Clone()
+	st.Apply(99, state.Command{Time: t0, Submit: &state.Submit{ID: "waits", Framework: "f", Need: fleet.Need{CPUs: fleet.Whole(1)}}})
+	st.Restore(t0, nil, "operator/alice")
+	b = &bench{t: t, now: t0, l: leader.New(leader.Config{}, st, st.Fence(1), t0)}
+	b.up("a2", a2, 1, st.Fence(0))
+	b.report("a2", 1, 3, "waits", fleet.TaskKilled)
+	b.expect()
+	b.commit(state.Command{Settle: &state.Settle{Agent: "a2"}})
+	b.expect("ack a2 waits u3", "assign a2 "+number(st.Fence(0))+"->"+number(st.Fence(1<<29))+" full=true [t]")
+	b.report("a2", 1, 4, "waits", fleet.TaskKilled)
+	b.expect("ack a2 waits u4")
+}
+
+// An exclusive task may have been replaced in the history that is lost.
+func TestAnExclusiveTaskIsNotReplacedBeforeAllIsSettled(t *testing.T) {
+	b := running(t)
+	st := b.l.State().Clone()
+	task := *st.Tasks["t"]
+	task.Spec.Exclusive = true
+	task.Spec.Disconnect = fleet.Disconnect{StopAfter: 30 * time.Second, Replace: true, LostAfter: 2 * time.Minute}
+	st.Tasks["t"] = &task
+	st.Restore(t0, nil, "operator/alice")
+	b = &bench{t: t, now: t0, l: leader.New(leader.Config{}, st, st.Fence(1), t0)}
+	wait := func(d time.Duration, want ...string) {
+		t.Helper()
+		b.now = b.now.Add(d)
+		b.step(leader.Tick{})
+		b.commit()
+		b.expect(want...)
+	}
+	b.commit(state.Command{Time: b.now, Reach: &state.Reach{Agent: "a1"}}, state.Command{Time: b.now, Reach: &state.Reach{Agent: "a2"}})
+	b.log = nil
+	wait(time.Hour)
+	b.commit(state.Command{Settle: &state.Settle{Agent: "a1"}})
+	b.log = nil
+	wait(time.Hour)
+	b.commit(state.Command{Settle: &state.Settle{Agent: "a2"}})
+	b.log = nil
+	wait(2*time.Minute - 1)
+	wait(1, "propose Replace{Task:t}")
+}
+
 // Once settled an agent gets the whole set, even if it was away meanwhile.
 func TestASettledAgentGetsTheWholeSet(t *testing.T) {
 	for name, held := range map[string]func(*state.State) uint64{

@@ -67,7 +67,8 @@ func (s *State) replace(now time.Time, c *Replace) Result {
 }
 
 // instanceID is the original's id and a number, "train-1.2" for the first
-// replacement, that is nobody's.
+// replacement, that is nobody's. After a restore the epoch follows, since the
+// history that is lost may have used the number: "train-1.2-6936b2f0".
 func (s *State) instanceID(old *Task, instance int) fleet.TaskID {
 	root := old
 	for root.Replaces != "" && s.Tasks[root.Replaces] != nil {
@@ -75,15 +76,24 @@ func (s *State) instanceID(old *Task, instance int) fleet.TaskID {
 	}
 	base := string(root.ID)
 	if root.Replaces != "" { // the original is forgotten
+		base, _ = strings.CutSuffix(base, s.historyWord())
 		base = strings.TrimSuffix(base, fmt.Sprintf(".%d", root.Instance+1))
 	}
 	for n := instance + 1; ; n++ {
-		number := fmt.Sprintf(".%d", n)
+		number := fmt.Sprintf(".%d%s", n, s.historyWord())
 		id := fleet.TaskID(base[:min(len(base), fleet.MaxIDLen-len(number))] + number)
 		if s.Tasks[id] == nil {
 			return id
 		}
 	}
+}
+
+// historyWord tells ids that are made here from those of earlier histories.
+func (s *State) historyWord() string {
+	if s.Epoch == 0 {
+		return ""
+	}
+	return fmt.Sprintf("-%x", s.Epoch)
 }
 
 // Instances lists a task and all that came before and after it in its place,

@@ -79,6 +79,26 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// A replacement's id is not one that the history that is lost may have given.
+func TestReplacementsAfterARestoreHaveNewIDs(t *testing.T) {
+	s := booted(t)
+	launchOn(t, s, "t", "a1")
+	task := *s.Tasks["t"]
+	task.Spec.Disconnect = fleet.Disconnect{Replace: true, LostAfter: time.Minute}
+	s.Tasks["t"] = &task
+	lost := s.Clone()
+	s.Restore(t0, nil, "operator/ann")
+	ids := map[string]bool{}
+	for _, st := range []*state.State{lost, s} {
+		must(t, st, state.Command{Reach: &state.Reach{Agent: "a1"}})
+		r := apply(st, state.Command{Replace: &state.Replace{Task: "t"}})
+		if r.Kind != state.OK || ids[r.ID] {
+			t.Errorf("replaced by %q: %+v", r.ID, r)
+		}
+		ids[r.ID] = true
+	}
+}
+
 // What needs a capability says so, and the state remembers it.
 func TestCapability(t *testing.T) {
 	s := booted(t)

@@ -27,6 +27,7 @@ type agentSim struct {
 	clock    clock
 	session  uint64 // 0 while disconnected
 	sessions uint64
+	lossy    uint64 // sessions up to this one have lost messages
 
 	// The disk: what Save, SaveHead and Forget made durable.
 	records map[fleet.TaskID]lifecycle.Record
@@ -38,7 +39,6 @@ type agentSim struct {
 
 type container struct {
 	resources fleet.Resources
-	made      time.Time
 	limit     time.Duration // how long it may run, 0 for ever
 	boot      string
 	running   bool
@@ -65,6 +65,7 @@ func (a *agentSim) tickLater(life int) {
 		if a.core != nil && a.life == life {
 			a.step(lifecycle.Tick{})
 			a.w.check.overdue(a)
+			a.w.check.history.exact(a)
 			a.tickLater(life)
 		}
 	})
@@ -82,6 +83,9 @@ func (a *agentSim) crash(reboot bool) {
 		s := a.session
 		a.session = 0
 		a.w.after(a.w.between(time.Millisecond, 2*time.Second), func() { a.w.trio.step(leader.AgentDown{Agent: a.id, Session: s}) })
+	}
+	if a.w.check.set && a.w.chance(100) {
+		a.clock.jump(a.w, a.id)
 	}
 	if reboot {
 		a.boots++
@@ -105,7 +109,7 @@ func (a *agentSim) dialLater() {
 		a.sessions++
 		a.session = a.sessions
 		a.w.trio.step(leader.AgentUp{Agent: a.id, Session: a.session, Hostname: string(a.id), Capacity: a.capacity})
-		a.step(lifecycle.Connected{Term: a.w.trio.term})
+		a.step(lifecycle.Connected{Term: a.w.trio.leader.Term()})
 	})
 }
 
@@ -148,6 +152,7 @@ func (a *agentSim) step(ev lifecycle.Event) {
 		case lifecycle.Save:
 			r := written(act.Record)
 			a.w.check.waits(a, act.Record)
+			a.w.check.history.spared(a, r)
 			a.records[r.Assignment.Task] = r
 			a.w.check.durable(r)
 			a.w.check.sentenced(a, r)
@@ -223,7 +228,7 @@ func (a *agentSim) start(as fleet.Assignment) {
 	}
 	if c == nil {
 		a.w.check.started(a, as)
-		c = &container{resources: as.Resources, running: true, made: a.w.now, limit: as.Spec.MaxCompletion, boot: a.bootID()}
+		c = &container{resources: as.Resources, running: true, limit: as.Spec.MaxCompletion, boot: a.bootID()}
 		a.containers[as.Task] = c
 		most := 30 * time.Second
 		if a.w.rng.IntN(4) == 0 {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,6 +19,7 @@ type checker struct {
 	checks
 	deliveries
 	due
+	history history
 }
 
 func newChecker() checker {
@@ -48,6 +50,9 @@ func (k *checker) before(st *state.State, c state.Command) {
 // after: states never go back, and what is held on an agent fits it.
 func (k *checker) after(w *world, st *state.State, c state.Command, _ state.Result) {
 	id := touched(c)
+	if c.Settle != nil && !st.Unsettled[c.Settle.Agent] {
+		delete(k.history.unsettled, c.Settle.Agent)
+	}
 	t := st.Tasks[id]
 	if t == nil {
 		return
@@ -82,7 +87,8 @@ func (k *checker) after(w *world, st *state.State, c state.Command, _ state.Resu
 
 // started: a task runs once, ever, unless its policy says otherwise, an
 // exclusive one nowhere else at the same time, and no GPU has two running
-// containers.
+// containers. An agent that was settled after a restore may run more than it has
+// for as long as it takes to end what nobody knows, but not on one GPU.
 func (k *checker) started(a *agentSim, as fleet.Assignment) {
 	if k.starts[as.Task]++; k.starts[as.Task] > 1 && as.Spec.Restart.Attempts == 0 {
 		a.w.failf("task %s was started %d times", as.Task, k.starts[as.Task])
@@ -103,7 +109,9 @@ func (k *checker) started(a *agentSim, as fleet.Assignment) {
 				a.w.failf("GPU %s runs task %s and %s at once", g, id, as.Task)
 			}
 		}
-		sum = sum.Add(c.resources)
+		if t := a.w.trio.head.Tasks[id]; k.history.number == 0 || t != nil && t.Held() {
+			sum = sum.Add(c.resources)
+		}
 	}
 	if !a.capacity.Total.Contains(sum) {
 		a.w.failf("agent %s runs %v of %v", a.id, sum, a.capacity.Total)
@@ -149,7 +157,8 @@ func (w *world) unrest() string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(l.State().Tasks)) {
 		if t := l.State().Tasks[id]; !t.State.Terminal() {
-			return "task " + string(id) + " is " + t.State.String() + " on agent " + string(t.Agent)
+			refusals, never := l.Why(w.trio.now(), id)
+			return fmt.Sprintf("task %s is %v on agent %q; it waits because of %v, for ever: %v", id, t.State, t.Agent, refusals, never)
 		}
 	}
 	for _, a := range w.agents {

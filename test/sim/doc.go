@@ -2,7 +2,8 @@
 // agreeing on a log, the leader's offer cycle, the built-in framework and one
 // from outside that forgets and is forgotten, the life-cycle core of every
 // agent, and a network that loses, delays, doubles and reorders messages, while
-// leaders die, agents crash, machines reboot and clocks are set.
+// leaders die, agents crash, machines reboot, clocks are
+// set, replicas begin anew from what they had, and operators restore snapshots.
 // Clock, network, disks and executors are simulated; the cores are the real
 // ones.
 //

@@ -14,16 +14,17 @@ import (
 // Where a process goes by what an earlier one wrote down, the machine's clock is
 // all that it has, and the promise is less; see each check.
 type due struct {
-	stopped map[fleet.TaskID]bool  // that were sentenced by their agents
-	rests   map[fleet.TaskID]rest  // before their next start
-	away    map[fleet.AgentID]bool // that the control plane holds unreachable
+	stopped map[fleet.TaskID]bool      // that were sentenced by their agents
+	runs    map[fleet.TaskID]time.Time // since the agent holds it running
+	rests   map[fleet.TaskID]rest      // before their next start
+	set     bool                       // clocks are set in this run
 }
 
 // rest is the wait after a crash.
 type rest struct{ from, until time.Time }
 
 func newDue() due {
-	return due{map[fleet.TaskID]bool{}, map[fleet.TaskID]rest{}, map[fleet.AgentID]bool{}}
+	return due{map[fleet.TaskID]bool{}, map[fleet.TaskID]time.Time{}, map[fleet.TaskID]rest{}, false}
 }
 
 // clocks lets a third of the fleets have right clocks, and a third have steps.
@@ -45,7 +46,7 @@ func (w *world) clocks() {
 		}
 	}
 	set(500) // wrong from the beginning
-	if kind == 2 {
+	if w.check.set = kind == 2; w.check.set {
 		w.every(time.Second, func() { set(8) })
 	}
 }
@@ -94,19 +95,23 @@ func (k *due) cutOff(a *agentSim, r lifecycle.Record) {
 func (k *due) overdue(a *agentSim) {
 	const slack = fleet.DefaultKillGrace + 5*time.Second
 	for id, c := range a.containers {
-		from := c.made
+		from := k.runs[id]
 		if a.began.After(from) {
 			from = a.began
 		}
-		if a.core != nil && c.running && c.limit > 0 && a.w.now.Sub(from) > c.limit+slack {
-			a.w.failf("task %s runs for %v and may for %v", id, a.w.now.Sub(c.made), c.limit)
+		if a.core != nil && c.running && a.records[id].Phase == lifecycle.Running && c.limit > 0 && a.w.now.Sub(from) > c.limit+slack {
+			a.w.failf("task %s runs for %v and may for %v", id, a.w.now.Sub(from), c.limit)
 		}
 	}
 }
 
-// waits notes how long a crashed task is to wait for its next start.
+// waits notes how long a crashed task is to wait for its next start, and since
+// when one runs.
 func (k *due) waits(a *agentSim, r lifecycle.Record) {
 	id := r.Assignment.Task
+	if r.Phase == lifecycle.Running && a.records[id].Phase != lifecycle.Running {
+		k.runs[id] = a.w.now
+	}
 	if r.Phase == lifecycle.Restarting && a.records[id].Phase != lifecycle.Restarting {
 		k.rests[id] = rest{a.w.now, a.w.now.Add(r.Next.Sub(a.clock.now(a.w)))}
 	}

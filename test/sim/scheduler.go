@@ -27,6 +27,7 @@ type scheduler struct {
 	connected bool
 	// tasks are what it launched, by what it knows of them.
 	tasks map[fleet.TaskID]*launched
+	n     int // ids it has given
 }
 
 type launched struct {
@@ -70,7 +71,7 @@ func (s *scheduler) tick() {
 }
 
 // done: it wants nothing more.
-func (s *scheduler) done() bool { return s.w.calm || len(s.tasks) >= outsideMost }
+func (s *scheduler) done() bool { return s.w.calm || s.n >= outsideMost }
 
 // reconcile asks after the tasks whose end it does not know.
 func (s *scheduler) reconcile() {
@@ -109,7 +110,8 @@ func (s *scheduler) answer(o fleet.Offer) {
 	accept := leader.Accept{Framework: outsideID, Offers: []fleet.OfferID{o.ID}, Create: true, Filters: filters}
 	var op leader.Operation
 	for range 1 + s.w.rng.IntN(2) {
-		id := fleet.TaskID(fmt.Sprintf("o%d", len(s.tasks)+1))
+		s.n++
+		id := fleet.TaskID(fmt.Sprintf("o%d", s.n))
 		s.tasks[id] = &launched{o.Agent, fleet.TaskStaging}
 		res := fleet.Resources{CPUs: min(o.Resources.CPUs, fleet.Scalar(100*(1+s.w.rng.IntN(5))))}
 		if len(op.Launch) == 0 && len(o.Resources.GPUs) > 0 && s.w.rng.IntN(2) == 0 {
@@ -150,6 +152,18 @@ func (s *scheduler) updated(u leader.Update) {
 				s.w.trio.step(leader.Acknowledge{Framework: outsideID, Task: u.Status.Task, Update: u.ID})
 			}
 		})
+	}
+}
+
+// told has it forget what it knows of a history that is lost, and hear what there
+// is now.
+func (s *scheduler) told(st *state.State) {
+	s.connected = false
+	clear(s.tasks)
+	for id, t := range st.Tasks {
+		if t.Framework == outsideID {
+			s.tasks[id] = &launched{t.Agent, fleet.TaskStaging}
+		}
 	}
 }
 

@@ -41,6 +41,8 @@ func TestSeeds(t *testing.T) {
 		total.Restarts += s.Restarts
 		total.Replaced += s.Replaced
 		total.Jumps += s.Jumps
+		total.Snapshots += s.Snapshots
+		total.Restores += s.Restores
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
@@ -48,8 +50,8 @@ func TestSeeds(t *testing.T) {
 			total.Why[k] += n
 		}
 	}
-	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d restarts, %d replaced, %d terms, clocks set %d times, ended %v because of %v",
-		*seeds, total.Tasks, total.Outside, total.Restarts, total.Replaced, total.Terms, total.Jumps, total.Ended, total.Why)
+	t.Logf("%d seeds: %d tasks and %d of an outside framework, %d restarts, %d replaced, %d terms, clocks set %d times, %d replicas restarted, %d restores, ended %v because of %v",
+		*seeds, total.Tasks, total.Outside, total.Restarts, total.Replaced, total.Terms, total.Jumps, total.Snapshots, total.Restores, total.Ended, total.Why)
 	// A simulation in which nothing goes wrong proves nothing.
 	for _, k := range []fleet.TaskState{fleet.TaskFinished, fleet.TaskFailed, fleet.TaskKilled, fleet.TaskLost} {
 		if total.Ended[k] == 0 {
@@ -67,8 +69,8 @@ func TestSeeds(t *testing.T) {
 	if total.Restarts < *seeds || total.Replaced == 0 {
 		t.Errorf("only %d restarts and %d replaced tasks", total.Restarts, total.Replaced)
 	}
-	if total.Jumps < *seeds {
-		t.Errorf("clocks were set %d times only", total.Jumps)
+	if total.Jumps < *seeds || total.Snapshots < *seeds || total.Restores < *seeds/10 {
+		t.Errorf("clocks were set %d times, %d replicas began anew, %d snapshots were restored: too few", total.Jumps, total.Snapshots, total.Restores)
 	}
 	if total.Terms < 2**seeds {
 		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)

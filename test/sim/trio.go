@@ -22,22 +22,28 @@ type trio struct {
 	run      *framework.Run
 	inFlight []state.Command // proposed, not yet committed
 	began    time.Time       // the term of the leader
+	head     *state.State    // after the whole log, for the checker
 	flushing bool
 }
 
 // unreachableAfter is short, so that much of it happens.
 const unreachableAfter = 20 * time.Second
 
-type entry struct{ commands []state.Command }
+// entry is commands, or a state in the place of all that came before.
+type entry struct {
+	commands []state.Command
+	restored []byte
+}
 
 type replica struct {
 	st      *state.State
 	applied int
 	clock   clock
+	snaps   []snapshot
 }
 
 func newTrio(w *world) *trio {
-	t := &trio{w: w, leading: -1}
+	t := &trio{w: w, leading: -1, head: state.New()}
 	for i := range t.replicas {
 		t.replicas[i] = &replica{st: state.New()}
 	}
@@ -48,14 +54,11 @@ func newTrio(w *world) *trio {
 func (t *trio) apply(i int) {
 	r := t.replicas[i]
 	for ; r.applied < len(t.log); r.applied++ {
+		if data := t.log[r.applied].restored; data != nil {
+			r.st = t.w.decoded(data)
+		}
 		for _, c := range t.log[r.applied].commands {
-			if i == 0 {
-				t.w.check.before(r.st, c)
-			}
-			res := r.st.Apply(uint64(r.applied+1), c)
-			if i == 0 {
-				t.w.check.after(t.w, r.st, c, res)
-			}
+			r.st.Apply(uint64(r.applied+1), c)
 		}
 	}
 }
@@ -70,7 +73,8 @@ func (t *trio) elect() {
 	t.leading = t.w.rng.IntN(3)
 	t.term++
 	t.apply(t.leading)
-	t.leader = leader.New(leader.Config{UnreachableAfter: unreachableAfter}, t.replicas[t.leading].st.Clone(), t.term, t.now())
+	st := t.replicas[t.leading].st.Clone()
+	t.leader = leader.New(leader.Config{UnreachableAfter: unreachableAfter}, st, st.Fence(t.term), t.now())
 	t.began = t.w.now
 	t.run = framework.NewRun(t.leader.State(), func(id fleet.TaskID) *state.Task { return t.leader.State().Tasks[id] })
 	t.w.logf("replica %d leads term %d", t.leading, t.term)
@@ -100,7 +104,11 @@ func (t *trio) commit(cmds []state.Command) {
 	if len(cmds) == 0 {
 		return
 	}
-	t.log = append(t.log, entry{append([]state.Command(nil), cmds...)})
+	t.log = append(t.log, entry{commands: append([]state.Command(nil), cmds...)})
+	for _, c := range cmds {
+		t.w.check.before(t.head, c)
+		t.w.check.after(t.w, t.head, c, t.head.Apply(uint64(len(t.log)), c))
+	}
 	for i := range t.replicas {
 		t.w.after(t.w.between(time.Millisecond, 200*time.Millisecond), func() { t.apply(i) })
 	}

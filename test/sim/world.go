@@ -98,7 +98,8 @@ func (w *world) failf(format string, args ...any) {
 }
 
 // send delivers a message, or not, or twice, late and in any order. The real
-// sessions promise more; the cores must not need it.
+// sessions promise more; the cores must not need it. When all is calm, messages
+// keep their order.
 func (w *world) send(deliver func()) {
 	copies := 1
 	switch {
@@ -108,7 +109,11 @@ func (w *world) send(deliver func()) {
 		copies = 2
 	}
 	for range copies {
-		w.after(w.between(time.Millisecond, 80*time.Millisecond), deliver)
+		late := w.between(time.Millisecond, 80*time.Millisecond)
+		if w.calm {
+			late = 40 * time.Millisecond
+		}
+		w.after(late, deliver)
 	}
 }
 
