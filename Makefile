@@ -29,7 +29,7 @@ export TENDER_NPM
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps containerd2 npm build deb test-packages generate generate-check fmt fmt-check tidy-check \
+.PHONY: help deps containerd2 npm build deb repo test-packages generate generate-check fmt fmt-check tidy-check \
 	vet lint unit sim e2e test fuzz bench demo clean
 
 help: ## show this list
@@ -72,6 +72,11 @@ build: deps ## build bin/tender, bin/tenderd, bin/tender-agent, bin/tender-log
 
 deb: deps ## build the Debian packages for amd64 and arm64 in dist/
 	@packaging/deb dist "$$(packaging/version)"
+
+# ADD names further packages or directories of them, such as containerd and runc
+# for the machines' release of Debian.
+repo: deb ## make a signed apt repository of the packages in dist/repo (TENDER_REPO_KEYS=DIR for its key)
+	@packaging/repo dist/repo dist/*_"$$(packaging/version)"-1_*.deb $(ADD)
 
 # Where schemas are, and the code of them that generate writes, with the plugin
 # in the version of go.mod.

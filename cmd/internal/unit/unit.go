@@ -4,6 +4,7 @@
 //	if unit.Foreign(state) {                    // root calls, the state is another's
 //		err := unit.RunAs(ctx, state, line, stdout, stderr, "join", "-")
 //	}
+//	err := unit.Give(state)                     // for what root has to write itself
 //	if unit.Installed("tender-agent.service") {
 //		err := unit.Start(ctx, "tender-agent.service")
 //	}
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,6 +67,30 @@ func RunAs(ctx context.Context, dir, stdin string, stdout, stderr io.Writer, arg
 	}
 	if err != nil {
 		return fmt.Errorf("run %s as the owner of %s: %w", filepath.Base(exe), dir, err)
+	}
+	return nil
+}
+
+// Give makes all that is in dir its owner's: what root has put there from files
+// that only root can read. It follows no symbolic link out of dir.
+func Give(dir string) error {
+	uid, gid, ok := owner(dir)
+	if !ok {
+		return fmt.Errorf("%s has no owner", dir)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("give %s to its owner: %w", dir, err)
+	}
+	defer root.Close() //nolint:errcheck // only read
+	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return root.Lchown(path, int(uid), int(gid))
+	})
+	if err != nil {
+		return fmt.Errorf("give %s to its owner: %w", dir, err)
 	}
 	return nil
 }

@@ -208,6 +208,11 @@ func rerun(cmd *cobra.Command, dir, stdin string, args ...string) error {
 	if err := unit.RunAs(cmd.Context(), dir, stdin, cmd.OutOrStdout(), cmd.ErrOrStderr(), args...); err != nil {
 		return err
 	}
+	return start(cmd)
+}
+
+// start starts the unit, where there is one.
+func start(cmd *cobra.Command) error {
 	if !unit.Installed(service) {
 		return nil
 	}
