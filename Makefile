@@ -29,7 +29,7 @@ export TENDER_NPM
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps containerd2 npm build generate generate-check fmt fmt-check tidy-check \
+.PHONY: help deps containerd2 npm build deb repo test-packages generate generate-check fmt fmt-check tidy-check \
 	vet lint unit sim e2e test fuzz bench demo clean
 
 help: ## show this list
@@ -69,6 +69,14 @@ build: deps ## build bin/tender, bin/tenderd, bin/tender-agent, bin/tender-log
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(STAMP)' -o $(BIN) ./cmd/tender ./cmd/tenderd
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(BIN) ./cmd/tender-log
 	CGO_ENABLED=1 go build -trimpath -ldflags '$(STAMP) -extldflags=-Wl,-z,lazy' -o $(BIN) ./cmd/tender-agent
+
+deb: deps ## build the Debian packages for amd64 and arm64 in dist/
+	@packaging/deb dist "$$(packaging/version)"
+
+# ADD names further packages or directories of them, such as containerd and runc
+# for the machines' release of Debian.
+repo: deb ## make a signed apt repository of the packages in dist/repo (TENDER_REPO_KEYS=DIR for its key)
+	@packaging/repo dist/repo dist/*_"$$(packaging/version)"-1_*.deb $(ADD)
 
 # Where schemas are, and the code of them that generate writes, with the plugin
 # in the version of go.mod.
@@ -112,8 +120,8 @@ lint: ## look for mistakes that a machine can see
 # The simulation is one goroutine and has its own target; e2e needs programs.
 unit: deps containerd2 ## test the packages, with the race detector
 	@mkdir -p $(BIN)
-	$(COUNT) go test -race -shuffle=on -count=1 -timeout 8m \
-		$$(go list ./... | grep -v -e '^$(MODULE)/test/sim' -e '^$(MODULE)/test/e2e')
+	$(COUNT) go test -race -shuffle=on -count=1 -timeout 15m \
+		$$(go list ./... | grep -v -e '^$(MODULE)/test/sim' -e '^$(MODULE)/test/e2e' -e '^$(MODULE)/test/packages')
 
 sim: ## simulate the fleet from 2,000 seeds
 	@mkdir -p $(BIN)
@@ -122,9 +130,17 @@ sim: ## simulate the fleet from 2,000 seeds
 e2e: build containerd2 npm ## test the programs in network namespaces (needs root)
 	@TENDER_BIN=$(BIN) $(COUNT) go test -count=1 -p 1 -timeout 30m ./test/e2e/...
 
+# The machine is upgraded from one build to another of the same commit.
+test-packages: deps ## test the Debian packages on a machine that runs systemd (needs root)
+	@rm -rf $(BIN)/debs
+	arch=$$(dpkg --print-architecture)
+	PACKAGES=tender-agent packaging/deb $(BIN)/debs/old 0.1.1 "$$arch" >/dev/null
+	packaging/deb $(BIN)/debs/new 0.1.2 "$$arch" >/dev/null
+	TENDER_DEBS=$(BIN)/debs $(COUNT) go test -count=1 -timeout 10m ./test/packages
+
 # Each step is done, whatever became of the ones before, so that one run tells
 # everything.
-STEPS := vet fmt-check generate-check tidy-check lint unit sim e2e
+STEPS := vet fmt-check generate-check tidy-check lint unit sim e2e test-packages
 
 test: deps ## do all checks and tests
 	@mkdir -p $(BIN)

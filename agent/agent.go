@@ -50,6 +50,9 @@ type Config struct {
 	// and Route which local address leads to a remote one.
 	Meter func(dir string, r *fleet.Readings)
 	Route func(remote string) string
+	// Account counts what the link carries. Who fetches images must share it; nil
+	// is one of the agent's own, with Link.Policy.
+	Account *Account
 	// SeekQUIC is how long after it fell back to TCP the agent first looks
 	// whether UDP passes again; later looks are rarer. Zero is a minute.
 	SeekQUIC time.Duration
@@ -61,6 +64,24 @@ type Config struct {
 	Log *slog.Logger
 	// Ready is called once, when the first session is established.
 	Ready func()
+	// Offers replace Offer while the agent runs; nil for none.
+	Offers <-chan Offer
+	// Settings tells what is wrong with the agent's settings, "" when nothing;
+	// operators see it. It must not block; nil is nothing.
+	Settings func() string
+	// Turn is called by the loop that everything goes through, each second at
+	// least: where it is not, the agent hangs. It must not block.
+	Turn func(Sign)
+}
+
+// Sign is what a running agent tells of itself at each turn of its loop.
+type Sign struct {
+	// Connected: there is a session with the control plane.
+	Connected bool
+	// Tasks run or are being started; Spooled updates wait for the control plane.
+	Tasks, Spooled int
+	// Runtime is what is wrong with the container runtime, empty when nothing.
+	Runtime string
 }
 
 // Offer is the part of the machine that the pool may use.
@@ -250,6 +271,9 @@ func Run(ctx context.Context, cfg Config) error {
 func open(cfg Config) (*Agent, []string, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Account == nil {
+		cfg.Account = OpenAccount(cfg.StateDir, cfg.Link.Policy, cfg.Log)
 	}
 	if cfg.Meter == nil {
 		cfg.Meter = new(capacity.Meter).Read

@@ -22,6 +22,24 @@ const maxReport = 512
 
 var errSilent = fmt.Errorf("the replica was silent for %v after a beat", replyTime)
 
+// controlStream is the control stream and what its bytes are for.
+type controlStream struct {
+	*wire.Conn
+	bytes *counted
+}
+
+// Send books a message by its purpose. One goroutine sends.
+func (c *controlStream) Send(m wire.Message) error {
+	c.bytes.out, c.bytes.free = forUpdates, false
+	switch m.(type) {
+	case wire.Readings:
+		c.bytes.out = forReadings
+	case wire.Beat:
+		c.bytes.free = true
+	}
+	return c.Conn.Send(m)
+}
+
 // sender is what one session's send loop knows.
 type sender struct {
 	a    *Agent
@@ -39,6 +57,8 @@ type sender struct {
 // send carries out what the session has to say: what waits in the outbox,
 // readings when they are worth it, and a beat when there was nothing.
 func (a *Agent) send(ctx context.Context, l *link) error {
+	link := &tap{a: a.cfg.Account, conn: l.conn}
+	defer link.sample(true)
 	s := &sender{a: a, l: l, last: time.Now(), beat: time.NewTimer(time.Hour), reply: time.NewTimer(time.Hour)}
 	defer s.beat.Stop()
 	defer s.reply.Stop()
@@ -65,7 +85,8 @@ func (a *Agent) send(ctx context.Context, l *link) error {
 				return errSilent
 			}
 		case <-look.C:
-			if r := a.readings(ctx); !l.beats || linkpolicy.Worth(s.told, r.Readings) {
+			link.sample(false)
+			if r := a.readings(ctx); s.worth(r.Readings) {
 				s.told = r.Readings
 				msgs = append(msgs, r)
 			}
@@ -84,6 +105,15 @@ func (s *sender) readings(ctx context.Context) wire.Readings {
 	r := s.a.readings(ctx)
 	s.told = r.Readings
 	return r
+}
+
+// worth decides about readings. Where the link carries only states and kills,
+// that is the last thing that they tell.
+func (s *sender) worth(now fleet.Readings) bool {
+	if now.Link.State != s.told.Link.State || !s.l.beats {
+		return true
+	}
+	return now.Link.State == "" && linkpolicy.Worth(s.told, now)
 }
 
 // woken is what the outbox holds.

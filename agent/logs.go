@@ -36,8 +36,13 @@ func (a *Agent) serve(ctx context.Context, l *link, g *errgroup.Group) error {
 	}
 }
 
+// heldBack: what was asked for must not travel now.
+type heldBack struct{ why string }
+
+func (e *heldBack) Error() string { return e.why }
+
 func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
-	conn := wire.NewConn(st, wire.MaxControl)
+	conn := wire.NewConn(&counted{Stream: st, a: a.cfg.Account, out: forLogs, in: forLogs}, wire.MaxControl)
 	_ = st.SetDeadline(time.Now().Add(welcomeTime))
 	msg, err := conn.Recv()
 	if err != nil {
@@ -63,12 +68,25 @@ func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
 		defer cancel()
 		_, _ = conn.Recv()
 	}()
+	refuse := func(code wire.RefusalCode, why string) error {
+		err := errors.Join(conn.Send(wire.Refusal{Code: code, Text: why}), st.Close())
+		if err == nil {
+			<-ctx.Done() // until the reader has it
+		}
+		return err
+	}
+	if why := a.cfg.Account.refuses(); why != "" {
+		return refuse(wire.RefusedBudget, why)
+	}
 	tail := req.Tail // -1 is all on the wire, 0 is all in the log
 	if tail <= 0 {
 		tail = -tail - 1
 	}
 	opts := tasklog.Options{Follow: req.Follow, Tail: tail, Stdout: req.Stdout, Stderr: req.Stderr, Ended: ended}
 	err = a.cfg.Logs.Read(ctx, req.Task, opts, func(stderr bool, data []byte) error {
+		if why := a.cfg.Account.refuses(); why != "" { // a follower, for hours
+			return &heldBack{why}
+		}
 		for chunk := range slices.Chunk(data, wire.MaxLogChunk) {
 			if err := conn.Send(wire.LogChunk{Stderr: stderr, Data: chunk}); err != nil {
 				return err
@@ -77,7 +95,11 @@ func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
 		return nil
 	})
 	if err != nil {
-		return errors.Join(err, conn.Send(wire.Refusal{Code: wire.RefusedNotFound, Text: err.Error()}))
+		code := wire.RefusedNotFound
+		if _, held := errors.AsType[*heldBack](err); held {
+			code = wire.RefusedBudget
+		}
+		return errors.Join(err, refuse(code, err.Error()))
 	}
 	if err := conn.Send(wire.LogEnd{}); err != nil {
 		return err

@@ -28,6 +28,7 @@ const startTime = time.Hour
 func (a *Agent) loop(ctx context.Context, g *errgroup.Group) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	a.turn()
 	for {
 		var acts []lifecycle.Action
 		select {
@@ -78,11 +79,20 @@ func (a *Agent) perform(ctx context.Context, g *errgroup.Group, acts []lifecycle
 	for _, act := range acts {
 		a.do(ctx, g, act)
 	}
+	a.turn()
+	return nil
+}
+
+// turn notes how the agent fares, for its readings and for who supervises it.
+func (a *Agent) turn() {
 	running, spooled := a.core.Counts()
 	a.mu.Lock()
 	a.running, a.spooled = running, spooled
+	s := Sign{Connected: a.link != nil, Tasks: running, Spooled: spooled, Runtime: a.runtime}
 	a.mu.Unlock()
-	return nil
+	if a.cfg.Turn != nil {
+		a.cfg.Turn(s)
+	}
 }
 
 func without(ids []fleet.TaskID, id fleet.TaskID) []fleet.TaskID {
@@ -103,6 +113,7 @@ func (a *Agent) write(ctx context.Context, c checkpoint.Changes) error {
 			return nil
 		}
 		a.log.Error("checkpoint not written; nothing new is started until it is", "error", err)
+		a.turn() // a full disk is no hang, and a restart would not free it
 		if !sleep(ctx, time.Second) {
 			return ctx.Err()
 		}
@@ -169,6 +180,8 @@ func (a *Agent) start(ctx, startCtx context.Context, as fleet.Assignment) {
 		return // the process ends; the next one goes on
 	case err == nil:
 		a.log.Info("task started", "task", as.Task, "image", as.Spec.Image)
+	case errors.Is(err, executor.ErrPostponed):
+		ev.Err, ev.Text = lifecycle.Postponed, err.Error()
 	case errors.Is(err, executor.ErrUnavailable), errors.Is(err, executor.ErrNoImage):
 		ev.Err, ev.Text = lifecycle.Unavailable, err.Error()
 		if errors.Is(err, executor.ErrNoImage) {

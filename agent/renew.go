@@ -173,7 +173,7 @@ func (a *Agent) renewOnce(ctx context.Context, l *link) error {
 	}
 	defer st.Reset()
 	_ = st.SetDeadline(time.Now().Add(30 * time.Second))
-	conn := wire.NewConn(st, wire.MaxControl)
+	conn := wire.NewConn(&counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}, wire.MaxControl)
 	if err := conn.Send(req); err != nil {
 		return err
 	}

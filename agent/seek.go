@@ -23,7 +23,7 @@ const homeAfter = 10 * time.Minute
 type established struct {
 	addr    string
 	conn    transport.Session
-	control *wire.Conn
+	control *controlStream
 	welcome wire.Welcome
 }
 

@@ -29,7 +29,7 @@ const (
 // link is one established session: its outbox, and what it was told.
 type link struct {
 	conn    transport.Session
-	control *wire.Conn
+	control *controlStream
 	peer    int           // the replica's capability
 	early   chan struct{} // asks for a renewal before its time; holds one
 	beat    time.Duration // how often a replica from before beats wants readings
@@ -145,7 +145,7 @@ func cause(conn transport.Session, err error) error {
 	return ended
 }
 
-func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, wire.Welcome, error) {
+func (a *Agent) greet(ctx context.Context, conn transport.Session) (*controlStream, wire.Welcome, error) {
 	st, err := conn.Open(ctx, transport.StreamControl)
 	if err != nil {
 		return nil, wire.Welcome{}, err
@@ -158,7 +158,8 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 		BundleVersion: a.cred.Get().Bundle.Version, Beat: a.keep.Interval(),
 	}
 	a.mu.Unlock()
-	control := wire.NewConn(st, wire.MaxControl)
+	stream := &counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}
+	control := wire.NewConn(stream, wire.MaxControl)
 	_ = st.SetDeadline(time.Now().Add(welcomeTime))
 	if err := control.Send(hello); err != nil {
 		return nil, wire.Welcome{}, fmt.Errorf("send hello: %w", err)
@@ -173,7 +174,7 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*wire.Conn, 
 		if msg.Capability < wire.MinCapability {
 			return nil, msg, fmt.Errorf("the replica speaks capability %d, this agent needs %d; upgrade the control plane first", msg.Capability, wire.MinCapability)
 		}
-		return control, msg, nil
+		return &controlStream{Conn: control, bytes: stream}, msg, nil
 	case wire.Refusal:
 		return nil, wire.Welcome{}, &refusedError{msg}
 	default:
@@ -214,6 +215,7 @@ func (a *Agent) carry(ctx context.Context, l *link, dialer *transport.Dialer, se
 }
 
 func (a *Agent) receive(ctx context.Context, l *link) error {
+	var parts wire.Parts
 	for {
 		msg, err := l.control.Recv()
 		if err != nil {
@@ -221,7 +223,9 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 		}
 		switch msg := msg.(type) {
 		case wire.DesiredSet:
-			a.emit(ctx, lifecycle.Desired{Desired: msg.Desired})
+			if d, whole := parts.Add(msg); whole {
+				a.emit(ctx, lifecycle.Desired{Desired: d})
+			}
 		case wire.Acks:
 			for _, k := range msg.Acks {
 				a.emit(ctx, lifecycle.Acked{Task: k.Task, Update: k.Update, Generation: k.Generation})

@@ -31,6 +31,11 @@ func (a *Agent) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case o := <-a.cfg.Offers:
+			a.mu.Lock()
+			a.cfg.Offer = o
+			a.mu.Unlock()
+			a.log.Info("what is offered has changed")
 		case now := <-sweep.C:
 			a.sweepLogs(now)
 		case e, ok := <-events:
@@ -132,7 +137,9 @@ func (a *Agent) total(devices []gpu.Device) fleet.Resources {
 		a.log.Error("machine not read; nothing is offered", "error", err)
 		return fleet.Resources{}
 	}
+	a.mu.Lock()
 	o := a.cfg.Offer
+	a.mu.Unlock()
 	for _, lim := range []struct {
 		have *fleet.Scalar
 		want *fleet.Scalar
@@ -193,5 +200,9 @@ func (a *Agent) readings(ctx context.Context) wire.Readings {
 	a.mu.Lock()
 	r.Tasks, r.Spooled, r.Runtime = a.running, a.spooled, a.runtime
 	a.mu.Unlock()
+	_, r.Link = a.cfg.Account.look(r.Time)
+	if a.cfg.Settings != nil {
+		r.Settings = a.cfg.Settings()
+	}
 	return wire.Readings{Readings: r}
 }

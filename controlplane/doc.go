@@ -14,6 +14,12 @@
 // how they are, lets newcomers follow before they vote, and removes a dead one
 // when its replacement votes.
 //
+// Root and intermediates are replaced while the fleet works (rotate.go): package
+// rotation decides, the leader has it done, and who leads next goes on from the
+// phase in the state. A root key never leaves the replica where it was made: the
+// others ask that one, over their own sessions, to sign the intermediates whose
+// keys they make.
+//
 // Clocks may be wrong and may be set. Leases, offers, filters, the wait before an
 // agent counts as unreachable and Raft's time-outs run on what time.Now measures
 // within one process, which a step of the clock does not touch; nothing that is
@@ -26,7 +32,8 @@
 //	replica.json        who this replica is and where it listens
 //	pki/                its certificate, key and trust bundle
 //	intermediate/       its issuing authority, made on this machine
-//	root/               the sealed root key, on the first replica only
+//	root/               sealed root keys, on the first replica only: root.key, and
+//	                    root-N.key of the one that rotation N made
 //	operator/           a credential for tender, on the first replica only
 //	raft/               log and snapshots
 //	reset.key           the secret of QUIC's stateless resets

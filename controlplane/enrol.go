@@ -12,27 +12,41 @@ import (
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
+	"github.com/tenderfleet/tender/pki/authority"
 	"github.com/tenderfleet/tender/pki/enroll"
 )
 
 // registry is enrol's view of the replicated state.
 type registry struct{ r *Replica }
 
-// Lookup reads this replica's own copy, so that a stranger with a wrong secret
-// costs the trio nothing.
-func (g registry) Lookup(_ context.Context, hash string) (enroll.Grant, error) {
+// Lookup reads this replica's own copy. What that lacks is looked for in what
+// the trio agrees on: the copy of a leader that was just elected may lag, and so
+// does that of one that was deposed and has not noticed. Who asks would not ask
+// again. Reads are shared and strangers are few at a time (see enroll.Config),
+// so wrong secrets cost the trio little.
+func (g registry) Lookup(ctx context.Context, hash string) (enroll.Grant, error) {
 	var grant enroll.Grant
 	found := false
-	g.r.raft.Stale(func(s *state.State) {
+	look := func(s *state.State) {
 		t := s.Tokens[hash]
 		if found = t != nil; found {
 			grant = enroll.Grant{Kind: pki.Kind(t.Kind), Expires: t.Expires, UsesLeft: t.Uses, Admitted: state.SortedKeys(t.Admitted), Life: g.r.life(pki.Kind(t.Kind))}
 		}
-	})
-	switch id, addr := g.r.raft.Leader(); {
-	case id != g.r.self.ID:
+	}
+	g.r.raft.Stale(look)
+	if id, addr := g.r.raft.Leader(); id != g.r.self.ID {
 		return enroll.Grant{}, enroll.ErrNotLeader{Addr: addr}
-	case !found:
+	}
+	if found {
+		return grant, nil
+	}
+	if err := g.r.raft.Read(ctx, look); err != nil {
+		if not, ok := errors.AsType[*registrar.NotLeaderError](err); ok {
+			err = enroll.ErrNotLeader{Addr: not.Addr}
+		}
+		return enroll.Grant{}, err
+	}
+	if !found {
 		return enroll.Grant{}, enroll.ErrTokenUnknown
 	}
 	return grant, nil
@@ -77,13 +91,16 @@ func (s recordingSigner) Sign(ctx context.Context, id pki.Identity, csr []byte, 
 	if life == 0 {
 		life = s.r.life(id.Kind)
 	}
-	chain, err := s.r.auth.Sign(ctx, id, csr, life)
+	own := s.r.issuer.Load()
+	chain, err := own.auth.Sign(ctx, id, csr, life)
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.r.raft.Propose(ctx, state.Command{Time: time.Now(), Certified: &state.Certified{
-		URI: id.String(), Kind: state.IdentityKind(id.Kind), ID: id.ID, NotAfter: time.Now().Add(life),
-	}})
+	c := state.Certified{URI: id.String(), Kind: state.IdentityKind(id.Kind), ID: id.ID, NotAfter: time.Now().Add(life)}
+	if rot := s.r.rotation(); rot != nil {
+		c.Root = pki.Pin(own.root)
+	}
+	_, err = s.r.raft.Propose(ctx, state.Command{Time: time.Now(), Certified: &c})
 	if err != nil {
 		return nil, fmt.Errorf("record certificate: %w", err)
 	}
@@ -98,11 +115,16 @@ func (r *Replica) life(k pki.Kind) time.Duration {
 	return leafLife
 }
 
+// minLife is the least life of a certificate that is asked for here.
+func (r *Replica) minLife() time.Duration {
+	return min(r.life(pki.KindAgent), authority.DefaultMinLife)
+}
+
 // Join returns the line for a new party, complete but for secret and expiry.
 func (r *Replica) Join(kind pki.Kind) pki.JoinLine {
 	addrs := r.addrs()
 	if len(addrs) > 5 {
 		addrs = slices.Clip(addrs[:5])
 	}
-	return pki.JoinLine{Kind: kind, Addrs: addrs, Pin: pki.Pin(r.root), TrustDomain: r.self.TrustDomain}
+	return pki.JoinLine{Kind: kind, Addrs: addrs, Pin: r.joinPin(), TrustDomain: r.self.TrustDomain}
 }

@@ -3,17 +3,14 @@ package controlplane
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
+	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/pki"
-	"github.com/tenderfleet/tender/pki/authority"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -59,16 +56,20 @@ func Init(ctx context.Context, o InitOptions) (Initialised, error) {
 		return Initialised{}, fmt.Errorf("make root: %w", err)
 	}
 	self := identity{ID: o.ID, TrustDomain: o.TrustDomain, Addr: o.Addr, Bootstrap: true}
-	if err := d.found(ctx, root, rootKey, 1, self); err != nil {
+	bundle, err := pki.NewBundle(1, root)
+	if err != nil {
+		return Initialised{}, err
+	}
+	if err := d.found(ctx, root, rootKey, bundle, self); err != nil {
 		return Initialised{}, err
 	}
 	return Initialised{Pin: pki.Pin(root), RootKeyFile: d.rootKey(), PassphraseFile: d.passphrase(), OperatorDir: d.operator()}, nil
 }
 
-// found makes a first replica below a root: its authority, its certificate and
-// an operator's credential.
-func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypto.Signer, bundleVersion uint64, self identity) error {
-	if err := d.sealRoot(rootKey); err != nil {
+// found makes a first replica below a root of the bundle: its authority, its
+// certificate and an operator's credential.
+func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypto.Signer, bundle *pki.Bundle, self identity) error {
+	if err := d.sealRoot(d.rootKey(), d.passphrase(), rootKey); err != nil {
 		return err
 	}
 	interKey, csr, err := newKeyAndCSR()
@@ -79,56 +80,22 @@ func (d layout) found(ctx context.Context, root *x509.Certificate, rootKey crypt
 	if err != nil {
 		return fmt.Errorf("sign intermediate: %w", err)
 	}
-	if err := d.saveIntermediate(interKey, inter); err != nil {
+	own := issuer{key: interKey, inter: inter}
+	if err := d.saveIssuer(&own); err != nil {
 		return err
 	}
-	auth, err := authority.New(authority.Config{TrustDomain: self.TrustDomain, Root: root, Intermediate: inter, IntermediateKey: interKey})
-	if err != nil {
+	if err := own.open(self.TrustDomain, root, 0); err != nil {
 		return err
 	}
-	bundle, err := pki.NewBundle(bundleVersion, root)
-	if err != nil {
-		return err
-	}
-	if err := issue(ctx, auth, bundle, self.spiffe(), d.pki()); err != nil {
+	if err := issue(ctx, &own, bundle, self.spiffe(), d.pki()); err != nil {
 		return err
 	}
 	op := pki.Identity{TrustDomain: self.TrustDomain, Kind: pki.KindOperator, ID: "admin"}
-	if err := issue(ctx, auth, bundle, op, d.operator()); err != nil {
+	if err := issue(ctx, &own, bundle, op, d.operator()); err != nil {
 		return err
 	}
 	// Last: a directory with replica.json is complete.
 	return d.save(self)
-}
-
-// sealRoot writes the root key encrypted. The passphrase lies beside it until
-// all replicas have joined: then the operator takes both away.
-func (d layout) sealRoot(key crypto.Signer) error {
-	passphrase := []byte(rand.Text())
-	sealed, err := authority.SealKey(key, passphrase)
-	if err != nil {
-		return fmt.Errorf("seal root key: %w", err)
-	}
-	if err := writeFile(d.rootKey(), sealed); err != nil {
-		return fmt.Errorf("write root key: %w", err)
-	}
-	if err := writeFile(d.passphrase(), passphrase); err != nil {
-		return fmt.Errorf("write passphrase: %w", err)
-	}
-	return nil
-}
-
-// openRoot reads the root key if it and its passphrase are on this machine.
-func (d layout) openRoot() (crypto.Signer, error) {
-	sealed, err := os.ReadFile(d.rootKey())
-	if err != nil {
-		return nil, err
-	}
-	passphrase, err := os.ReadFile(d.passphrase())
-	if err != nil {
-		return nil, err
-	}
-	return authority.OpenKey(sealed, passphrase)
 }
 
 func newKeyAndCSR() (crypto.Signer, []byte, error) {
@@ -143,29 +110,18 @@ func newKeyAndCSR() (crypto.Signer, []byte, error) {
 	return key, csr, nil
 }
 
-func (d layout) saveIntermediate(key crypto.Signer, cert *x509.Certificate) error {
-	data, err := pki.EncodeKey(key)
-	if err != nil {
-		return fmt.Errorf("save intermediate: %w", err)
-	}
-	if err := writeFile(d.interKey(), data); err != nil {
-		return fmt.Errorf("save intermediate: %w", err)
-	}
-	if err := writeFile(d.interCert(), pemCert(cert)); err != nil {
-		return fmt.Errorf("save intermediate: %w", err)
-	}
-	return nil
-}
-
 // issue makes a key, has it signed and stores the credential.
-func issue(ctx context.Context, auth *authority.Authority, bundle *pki.Bundle, id pki.Identity, dir string) error {
+func issue(ctx context.Context, own *issuer, bundle *pki.Bundle, id pki.Identity, dir string) error {
 	key, csr, err := newKeyAndCSR()
 	if err != nil {
 		return err
 	}
-	chain, err := auth.Sign(ctx, id, csr, leafLife)
+	chain, err := own.auth.Sign(ctx, id, csr, leafLife)
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", id.Short(), err)
+	}
+	if own.cross != nil {
+		chain = slices.Insert(chain, 2, own.cross.Raw)
 	}
 	cred, err := pki.NewCredential(chain, key, bundle)
 	if err != nil {
@@ -227,7 +183,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaI
 	if err != nil {
 		return "", fmt.Errorf("intermediate certificate: %w", err)
 	}
-	if err := d.saveIntermediate(interKey, inter); err != nil {
+	if err := d.saveIssuer(&issuer{key: interKey, inter: inter}); err != nil {
 		return "", err
 	}
 	if err := pki.SaveDir(d.pki(), cred); err != nil {
@@ -235,19 +191,4 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaI
 	}
 	self := identity{ID: fleet.ReplicaID(cred.Identity.ID), TrustDomain: cred.Identity.TrustDomain, Addr: o.Addr}
 	return self.ID, d.save(self)
-}
-
-// rootSigner returns what signs new replicas' authorities, nil where the root
-// key has been taken away.
-func (d layout) rootSigner(trustDomain string, root *x509.Certificate) (func(context.Context, []byte) (*x509.Certificate, error), error) {
-	key, err := d.openRoot()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open root key: %w", err)
-	}
-	return func(_ context.Context, csr []byte) (*x509.Certificate, error) {
-		return pki.SignIntermediate(root, key, csr, trustDomain, time.Now(), intermediateLife)
-	}, nil
 }

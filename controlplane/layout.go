@@ -31,6 +31,7 @@ func (d layout) operator() string   { return d.path("operator") }
 func (d layout) raft() string       { return d.path("raft") }
 func (d layout) rootKey() string    { return d.path("root", "root.key") }
 func (d layout) passphrase() string { return d.path("root", "passphrase") }
+func (d layout) issuer() string     { return d.path("intermediate", "issuer.pem") }
 func (d layout) interKey() string   { return d.path("intermediate", "key.pem") }
 func (d layout) interCert() string  { return d.path("intermediate", "cert.pem") }
 
@@ -71,10 +72,20 @@ func (d layout) save(id identity) error {
 	return writeFile(d.path("replica.json"), append(data, '\n'))
 }
 
+// HeldError says that a data directory has a replica, and which.
+type HeldError struct {
+	Dir, TrustDomain, Addr string
+	ID                     fleet.ReplicaID
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("%s already holds replica %s of %s; start it with 'tenderd run', or choose another --data directory", e.Dir, e.ID, e.TrustDomain)
+}
+
 // fresh makes the data directory and refuses one that is in use.
 func (d layout) fresh() error {
 	if id, err := d.load(); err == nil {
-		return fmt.Errorf("%s already holds replica %s of %s; start it with 'tenderd run', or choose another --data directory", string(d), id.ID, id.TrustDomain)
+		return &HeldError{Dir: string(d), ID: id.ID, TrustDomain: id.TrustDomain, Addr: id.Addr}
 	} else if !errors.Is(err, ErrNotInitialised) {
 		return err
 	}

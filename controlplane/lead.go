@@ -269,17 +269,19 @@ func (r *Replica) introduce(ctx context.Context) error {
 	b := r.bundle()
 	cmds := []state.Command{{Bootstrap: &state.Bootstrap{TrustDomain: r.self.TrustDomain, Bundle: b.PEM()}}}
 	known := false
+	self := state.Replica{ID: r.self.ID, Addr: r.self.Addr, Intermediate: r.issuer.Load().inter.Raw, Joined: time.Now()}
 	r.raft.Stale(func(s *state.State) {
 		if s.TrustDomain != "" {
 			cmds = nil
 		}
 		rec := s.Replicas[r.self.ID]
 		known = rec != nil && rec.Addr == r.self.Addr && len(rec.Intermediate) > 0
+		if rec != nil {
+			self.Cross, self.Round = rec.Cross, rec.Round // see noteIssuers
+		}
 	})
 	if !known {
-		cmds = append(cmds, state.Command{PutReplica: &state.Replica{
-			ID: r.self.ID, Addr: r.self.Addr, Intermediate: r.auth.Intermediate().Raw, Joined: time.Now(),
-		}})
+		cmds = append(cmds, state.Command{PutReplica: &self})
 	}
 	if p := r.firstOperator(); p != nil {
 		cmds = append(cmds, state.Command{PutPrincipal: p})

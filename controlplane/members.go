@@ -39,6 +39,7 @@ func (r *Replica) tend(ctx context.Context) error {
 	pilot := newAutopilot(r.cfg.Patience)
 	r.members.clear()
 	var asked time.Time
+	var said once // why a rotation waits
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
@@ -50,6 +51,9 @@ func (r *Replica) tend(ctx context.Context) error {
 		if time.Since(asked) >= askEvery {
 			r.askAll(ctx)
 			asked = time.Now()
+			if err := r.turn(ctx); said.news(err) && ctx.Err() == nil {
+				r.log.Warn("the rotation of the authorities waits", "error", err)
+			}
 		}
 		all := r.observe(ctx)
 		c := pilot.step(time.Now(), all)
@@ -61,6 +65,17 @@ func (r *Replica) tend(ctx context.Context) error {
 			r.log.Warn("replica not changed", "change", c.do, "replica", c.id, "error", err)
 		}
 	}
+}
+
+// once tells errors that are new from those that were there the last time.
+type once struct{ text string }
+
+func (o *once) news(err error) bool {
+	last := o.text
+	if o.text = ""; err != nil {
+		o.text = err.Error()
+	}
+	return o.text != "" && o.text != last
 }
 
 func (m *members) clear() {

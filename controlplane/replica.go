@@ -24,7 +24,6 @@ import (
 	"github.com/tenderfleet/tender/controlplane/sessions"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
-	"github.com/tenderfleet/tender/pki/authority"
 	"github.com/tenderfleet/tender/pki/enroll"
 	"github.com/tenderfleet/tender/transport"
 )
@@ -50,6 +49,9 @@ type Config struct {
 	// AgentCertLife is how long an agent's certificate holds, at most seven
 	// days; zero is that.
 	AgentCertLife time.Duration
+	// IssuerLife is how long the intermediates hold that this replica signs with
+	// the root key; zero is two years.
+	IssuerLife time.Duration
 	// Patience multiplies Raft's time-outs, for machines so busy or with disks
 	// so slow that a leader would lose its office for that; zero means 1.
 	Patience int
@@ -78,8 +80,7 @@ type Replica struct {
 	cred *pki.Holder
 	// storing is held by who writes a newer credential.
 	storing sync.Mutex
-	root    *x509.Certificate
-	auth    *authority.Authority
+	issuer  atomic.Pointer[issuer]
 	port    *transport.Endpoint
 	raft    *registrar.Raft
 	mgr     *sessions.Manager
@@ -87,6 +88,10 @@ type Replica struct {
 	lead    atomic.Pointer[term]
 	// members is what is known of the replicas while this one leads.
 	members members
+	// granting is held while the root key is used.
+	granting sync.Mutex
+	// hastened is which rotation's renewals were asked for here, and when.
+	hastened hastened
 	// opened is set when raft can be asked: handshakes begin before that.
 	opened atomic.Bool
 }
@@ -137,6 +142,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.raft, err = registrar.Open(registrar.Config{
 		ID: r.self.ID, Addr: r.self.Addr, Dir: r.dir.raft(), Bootstrap: r.self.Bootstrap, Endpoint: r.port, Log: cfg.Log,
 		Member: r.self.Member, Born: r.born, Version: cfg.Version, Reserve: cfg.Reserve, Capability: cfg.Capability,
+		Tell: r.tell, Answer: r.answerReplica,
 		Heartbeat: patience * timing.Heartbeat, Election: patience * timing.Election, Lease: patience * timing.Lease,
 	})
 	if err != nil {
@@ -149,7 +155,7 @@ func Open(cfg Config) (*Replica, error) {
 		Leader: func() string { _, addr := r.raft.Leader(); return addr },
 		Agent:  r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
-	signIntermediate, err := r.dir.rootSigner(r.self.TrustDomain, r.root)
+	signIntermediate, err := r.joinSigner()
 	if err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
 	}
@@ -170,25 +176,18 @@ func (r *Replica) openPKI() error {
 		return err
 	}
 	r.cred = pki.NewHolder(cred)
-	data, err := os.ReadFile(r.dir.interKey())
-	if err != nil {
-		return fmt.Errorf("open authority: %w", err)
-	}
-	key, err := pki.ParseKey(data)
-	if err != nil {
-		return fmt.Errorf("open authority: %w", err)
-	}
-	inter, err := readCert(r.dir.interCert())
-	if err != nil {
-		return fmt.Errorf("open authority: %w", err)
-	}
-	r.root = issuerOf(inter, cred.Bundle)
-	r.auth, err = authority.New(authority.Config{
-		TrustDomain: r.self.TrustDomain, Root: r.root, Intermediate: inter, IntermediateKey: key,
-		MinLife: min(r.life(pki.KindAgent), authority.DefaultMinLife),
-	})
+	own, err := r.dir.loadIssuer()
 	if err != nil {
 		return err
+	}
+	if err := own.open(r.self.TrustDomain, issuerOf(own.inter, cred.Bundle), r.minLife()); err != nil {
+		return err
+	}
+	r.issuer.Store(own)
+	// A crash may have come between a new authority and its first certificate.
+	signed := cred.Leaf().CheckSignatureFrom(own.inter) == nil
+	if !signed || (own.cross != nil) != (len(cred.Chain.Certificate) > 3) {
+		return r.renewSelf(context.Background())
 	}
 	if time.Now().After(pki.RenewAt(cred.Leaf(), 0)) {
 		return r.renewSelf(context.Background())
@@ -202,7 +201,7 @@ func (r *Replica) renewSelf(ctx context.Context) error {
 	r.storing.Lock()
 	defer r.storing.Unlock()
 	old := r.cred.Get()
-	if err := issue(ctx, r.auth, old.Bundle, old.Identity, r.dir.pki()); err != nil {
+	if err := issue(ctx, r.issuer.Load(), old.Bundle, old.Identity, r.dir.pki()); err != nil {
 		return fmt.Errorf("renew own certificate: %w", err)
 	}
 	cred, err := pki.LoadDir(r.dir.pki())
@@ -225,7 +224,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(local))
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r}
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r}
 	forward := &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 		DialContext: r.cfg.Dial,
@@ -243,6 +242,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 	g.Go(func() error { return r.failed(ctx) })
 	g.Go(func() error { return r.renewing(ctx) })
 	g.Go(func() error { return r.trust(ctx) })
+	g.Go(func() error { return r.keepIssuer(ctx) })
 	if public := r.port.HTTP(); public != nil {
 		g.Go(func() error { return serveHTTP(ctx, public, handler, r.log) })
 	}

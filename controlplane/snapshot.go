@@ -126,7 +126,7 @@ func Restore(ctx context.Context, o RestoreOptions) (client.SnapshotHeader, clie
 	if _, banned := st.Revoked[self.spiffe().String()]; banned {
 		return h, none, fmt.Errorf("the replica id %s was revoked in this fleet; give another one with --id", o.ID)
 	}
-	root, key, err := rootOf(st, o.RootKeyFile, o.PassphraseFile)
+	root, key, bundle, err := rootOf(st, o.RootKeyFile, o.PassphraseFile)
 	if err != nil {
 		return h, none, err
 	}
@@ -137,32 +137,32 @@ func Restore(ctx context.Context, o RestoreOptions) (client.SnapshotHeader, clie
 	if err := registrar.Seed(registrar.Config{ID: o.ID, Addr: o.Addr, Dir: d.raft()}, st); err != nil {
 		return h, none, err
 	}
-	return h, done, d.found(ctx, root, key, st.BundleVersion, self)
+	return h, done, d.found(ctx, root, key, bundle, self)
 }
 
-// rootOf opens the root key and finds its certificate among the fleet's.
-func rootOf(st *state.State, keyFile, passphraseFile string) (*x509.Certificate, crypto.Signer, error) {
+// rootOf opens the root key and finds its certificate in the fleet's bundle.
+func rootOf(st *state.State, keyFile, passphraseFile string) (*x509.Certificate, crypto.Signer, *pki.Bundle, error) {
 	sealed, err := os.ReadFile(keyFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("root key: %w", err)
+		return nil, nil, nil, fmt.Errorf("root key: %w", err)
 	}
 	passphrase, err := os.ReadFile(passphraseFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("passphrase of the root key: %w", err)
+		return nil, nil, nil, fmt.Errorf("passphrase of the root key: %w", err)
 	}
 	key, err := authority.OpenKey(sealed, bytes.TrimSpace(passphrase))
 	if err != nil {
-		return nil, nil, fmt.Errorf("root key %s: %w", keyFile, err)
+		return nil, nil, nil, fmt.Errorf("root key %s: %w", keyFile, err)
 	}
 	bundle, err := pki.ParseBundle(st.Bundle, st.BundleVersion)
 	if err != nil {
-		return nil, nil, fmt.Errorf("roots in the snapshot: %w", err)
+		return nil, nil, nil, fmt.Errorf("roots in the snapshot: %w", err)
 	}
 	type public interface{ Equal(crypto.PublicKey) bool }
 	for _, root := range bundle.Roots {
 		if p, ok := root.PublicKey.(public); ok && p.Equal(key.Public()) {
-			return root, key, nil
+			return root, key, bundle, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("root key %s is not the key of this fleet's root (%s)", keyFile, bundle.Pins()[0])
+	return nil, nil, nil, fmt.Errorf("root key %s is not the key of this fleet's root (%s)", keyFile, bundle.Pins()[0])
 }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,13 +10,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
 
-// MaxChain bounds a certificate chain: leaf, intermediate, root and one spare
-// for a cross-signed root.
-const MaxChain = 4
+// MaxChain bounds a certificate chain: a leaf, and its issuer and root twice
+// over while roots change, with one spare.
+const MaxChain = 6
 
 // Credential is one party's certificate chain, key and trust bundle. It is not
 // changed once made.
@@ -104,6 +106,27 @@ func (c *Credential) withRoot() *tls.Certificate {
 	return &chain
 }
 
+// withRoots is withRoot with every root of the bundle that has signed the leaf's
+// issuer: while roots change, join lines name the one or the other.
+func (c *Credential) withRoots() *tls.Certificate {
+	chain := *c.withRoot()
+	full := slices.Clone(chain.Certificate)
+	for _, der := range chain.Certificate[1:] {
+		issuer, err := x509.ParseCertificate(der)
+		if err != nil || selfSigned(issuer) {
+			continue
+		}
+		for _, r := range c.Bundle.Roots {
+			shown := slices.ContainsFunc(full, func(der []byte) bool { return bytes.Equal(der, r.Raw) })
+			if !shown && len(full) < MaxChain && issuer.CheckSignatureFrom(r) == nil {
+				full = append(full, r.Raw)
+			}
+		}
+	}
+	chain.Certificate = full
+	return &chain
+}
+
 // withoutRoot leaves out the root, which the other side has.
 func (c *Credential) withoutRoot() *tls.Certificate {
 	chain := c.Chain
@@ -136,9 +159,9 @@ type Holder struct {
 
 // chains is worked out once per credential instead of once per handshake.
 type chains struct {
-	of             *Credential
-	server, client *tls.Certificate
-	roots          *x509.CertPool
+	of                    *Credential
+	server, enrol, client *tls.Certificate
+	roots                 *x509.CertPool
 }
 
 // NewHolder returns a Holder of c, which may be nil until the party has joined.
@@ -162,7 +185,7 @@ func (h *Holder) Set(c *Credential) {
 		h.chain.Store(nil)
 		return
 	}
-	h.chain.Store(&chains{of: c, server: c.withRoot(), client: c.withoutRoot(), roots: c.Bundle.Pool()})
+	h.chain.Store(&chains{of: c, server: c.withRoot(), enrol: c.withRoots(), client: c.withoutRoot(), roots: c.Bundle.Pool()})
 }
 
 var errNoCredential = errors.New("this process has no certificate yet: join first")

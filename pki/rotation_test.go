@@ -59,11 +59,23 @@ func TestReplicaBetweenTwoRoots(t *testing.T) {
 	if _, err := handshake(t, pki.ClientTLS(server(), nil, "raft/1"), pki.ServerTLS(pki.NewHolder(late), allowAll, "raft/1")); err != nil {
 		t.Errorf("a replica that was away: %v", err)
 	}
-	// A line made after the rotation names the new root; one of before is void.
-	for pin, ok := range map[string]bool{pki.Pin(fresh.Root): true, pki.Pin(old.Root): false} {
-		err, _ := handshake(t, pki.PinnedTLS(pin, pki.ALPNEnrol), pki.ServerTLS(server(), allowAll, pki.ALPNEnrol))
-		if (err == nil) != ok {
-			t.Errorf("pin of the new root: %v: %v", ok, err)
+	// Join lines of before hold as long as the old root is in the bundle.
+	done := *replica
+	done.Bundle = &pki.Bundle{Version: 3, Roots: []*x509.Certificate{fresh.Root}}
+	for _, tc := range []struct {
+		name string
+		pin  string
+		cred *pki.Credential
+		ok   bool
+	}{
+		{"a new line", pki.Pin(fresh.Root), replica, true},
+		{"an old line", pki.Pin(old.Root), replica, true},
+		{"a new line after the rotation", pki.Pin(fresh.Root), &done, true},
+		{"an old line after the rotation", pki.Pin(old.Root), &done, false},
+	} {
+		err, _ := handshake(t, pki.PinnedTLS(tc.pin, pki.ALPNEnrol), pki.ServerTLS(pki.NewHolder(tc.cred), allowAll, pki.ALPNEnrol))
+		if (err == nil) != tc.ok {
+			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
 }

@@ -54,10 +54,13 @@ func ServerTLS(h *Holder, allow Authorize, alpns ...string) *tls.Config {
 		ClientCAs:              x509.NewCertPool(),
 		NextProtos:             slices.DeleteFunc(slices.Clone(alpns), func(s string) bool { return s == ALPNEnrol }),
 		VerifyConnection:       func(cs tls.ConnectionState) error { return verifyClient(h, allow, cs) },
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			c, err := h.load()
 			if err != nil {
 				return nil, err
+			}
+			if slices.Equal(hello.SupportedProtos, []string{ALPNEnrol}) {
+				return c.enrol, nil
 			}
 			return c.server, nil
 		},

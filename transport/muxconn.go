@@ -116,6 +116,24 @@ func (c *muxConn) failure() error {
 	return c.err
 }
 
+// countedConn counts what passes, below TLS.
+type countedConn struct {
+	net.Conn
+	sent, received atomic.Uint64
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received.Add(uint64(n))
+	return n, err
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent.Add(uint64(n))
+	return n, err
+}
+
 // muxScanner counts pings in a stream of frames that it sees in pieces.
 type muxScanner struct {
 	head [muxHeader]byte

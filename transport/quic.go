@@ -43,6 +43,11 @@ func (s *quicSession) received() uint64         { return s.conn.ConnectionStats(
 func (s *quicSession) Peer() pki.Identity       { return s.peer }
 func (s *quicSession) Context() context.Context { return s.ctx }
 
+func (s *quicSession) bytes() (sent, received uint64) {
+	st := s.conn.ConnectionStats()
+	return st.BytesSent, st.BytesReceived
+}
+
 // over reports the end of the connection in the session's context.
 func (s *quicSession) over() { s.cancel(translate(context.Cause(s.conn.Context()))) }
 

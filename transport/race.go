@@ -163,7 +163,7 @@ func shake(ctx context.Context, raw net.Conn, t target) (s *tcpSession, verified
 		verified = true
 		return nil
 	}
-	conn := tls.Client(raw, conf)
+	conn := tls.Client(&countedConn{Conn: raw}, conf)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, verified, handshakeFailure(ctx, err)
 	}

@@ -126,6 +126,16 @@ func Received(s Session) uint64 {
 	return 0
 }
 
+// Bytes counts what a session has sent and received on its socket, headers and
+// repetitions of QUIC or TLS included, those of UDP, TCP and IP not. It stays
+// zero in memory.
+func Bytes(s Session) (sent, received uint64) {
+	if b, ok := s.(interface{ bytes() (uint64, uint64) }); ok {
+		return b.bytes()
+	}
+	return 0, 0
+}
+
 // RemoteAddr is the peer's address and port as this side sees them, for people
 // and for limits per address; empty in memory.
 func RemoteAddr(s Session) string {

@@ -120,6 +120,13 @@ func (s *tcpSession) received() uint64         { return s.conn.reads.Load() }
 func (s *tcpSession) Peer() pki.Identity       { return s.peer }
 func (s *tcpSession) Context() context.Context { return s.ctx }
 
+func (s *tcpSession) bytes() (sent, received uint64) {
+	if c, ok := s.conn.raw.(*countedConn); ok {
+		return c.sent.Load(), c.received.Load()
+	}
+	return 0, 0
+}
+
 // wait returns when everything of the session has ended, which after Close is
 // within the lingering time.
 func (s *tcpSession) wait() { <-s.done }

@@ -56,6 +56,14 @@ func invalid(format string, args ...any) error {
 
 var errRemains = errors.New("containerd holds the remains of an earlier start that was cut short")
 
+// errNotCreated marks the failure of a step that comes before the task's own
+// process: it has not run. It has no text of its own.
+var errNotCreated = silent{}
+
+type silent struct{}
+
+func (silent) Error() string { return "" }
+
 // launchError gives the errors of runc that the task's description causes the
 // right kind and a hint; runc has only texts.
 func launchError(err error) error {

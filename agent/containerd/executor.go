@@ -55,6 +55,12 @@ type Config struct {
 	// strings mean anonymous.
 	Credentials func(host string) (user, secret string, err error)
 
+	// MayFetch says why an image must not be fetched now; the start then waits.
+	// Fetched is told of bytes as they come from a registry. Nil is always, and
+	// nobody.
+	MayFetch func() error
+	Fetched  func(n int64)
+
 	Log *slog.Logger
 }
 
@@ -71,7 +77,8 @@ type Executor struct {
 	runtime typeurl.Any
 	seccomp *specs.LinuxSeccomp
 
-	starting keyed // one Start or Remove at a time per container
+	starting keyed // one Start or Remove at a time per task
+	seconds  seconds
 	// launching bounds the starts under way. Each is work for a processor: many
 	// at once only make the first wait for the last. One more than there are
 	// processors, for the one that waits for the disk.
@@ -147,10 +154,14 @@ func (x *Executor) List(ctx context.Context) ([]fleet.TaskID, error) {
 	}
 	ids := make([]fleet.TaskID, 0, len(cs))
 	for _, c := range cs {
-		ids = append(ids, fleet.TaskID(c.Labels[taskLabel]))
+		id := fleet.TaskID(c.Labels[taskLabel])
+		if c.ID == secondName(id) {
+			x.seconds.set(id, true)
+		}
+		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	return ids, nil
+	return slices.Compact(ids), nil
 }
 
 // Logs is where the tasks' output is.

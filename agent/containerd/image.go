@@ -13,11 +13,9 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
@@ -27,8 +25,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
-
-	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 // image is what a container needs to know of one; it never changes.
@@ -38,8 +34,12 @@ type image struct {
 	parent string
 	config ocispec.ImageConfig
 
-	mu    sync.Mutex
-	users map[string]specs.User // resolved from the image's /etc/passwd
+	// layers are the lowest first.
+	layers []ocispec.Descriptor
+
+	mu       sync.Mutex
+	accounts map[string][]byte     // the files of the image's users, once read
+	users    map[string]specs.User // resolved from them
 }
 
 // imageCache spares a Start the reading of manifest, configuration and users.
@@ -148,10 +148,15 @@ func (x *Executor) load(ctx context.Context, stored images.Image) (*image, error
 	if err := json.Unmarshal(blob, &config); err != nil {
 		return nil, invalid("image %s has a broken configuration: %w", stored.Name, err)
 	}
+	manifest, err := images.Manifest(ctx, store, stored.Target, platforms.Default())
+	if err != nil {
+		return nil, err
+	}
 	img := &image{
 		target: stored.Target.Digest,
 		parent: identity.ChainID(config.RootFS.DiffIDs).String(),
 		config: config.Config,
+		layers: manifest.Layers,
 		users:  map[string]specs.User{},
 	}
 	if _, err := x.snaps.Stat(ctx, img.parent); errdefs.IsNotFound(err) {
@@ -167,47 +172,6 @@ func (x *Executor) load(ctx context.Context, stored images.Image) (*image, error
 	x.images.put(img)
 	return img, nil
 }
-
-// user finds the numbers of a user, given as "uid", "uid:gid" or names of the
-// image; empty is the image's own.
-func (x *Executor) user(ctx context.Context, img *image, name string) (specs.User, error) {
-	if name == "" {
-		name = img.config.User
-	}
-	if name == "" {
-		name = "0"
-	}
-	img.mu.Lock()
-	defer img.mu.Unlock()
-	if u, ok := img.users[name]; ok {
-		return u, nil
-	}
-	s := &specs.Spec{Root: &specs.Root{}, Process: &specs.Process{}, Linux: &specs.Linux{}}
-	// A view of the image, to read its files from.
-	view := &containers.Container{Snapshotter: x.cfg.Snapshotter, SnapshotKey: "tender-user-" + randomName()}
-	err := x.leased(ctx, func(ctx context.Context) error {
-		if _, err := x.snaps.View(ctx, view.SnapshotKey, img.parent); err != nil {
-			return err
-		}
-		defer func() { _ = x.snaps.Remove(context.WithoutCancel(ctx), view.SnapshotKey) }()
-		if err := oci.WithUser(name)(ctx, x.client, view, s); err != nil {
-			return invalid("user %q is not in the image: %w", name, err)
-		}
-		groupsOf, _, _ := strings.Cut(name, ":")
-		return oci.WithAdditionalGIDs(groupsOf)(ctx, x.client, view, s)
-	})
-	if err != nil {
-		return specs.User{}, err
-	}
-	if len(img.users) >= maxUsers {
-		clear(img.users)
-	}
-	img.users[name] = s.Process.User
-	return s.Process.User, nil
-}
-
-// maxUsers bounds what is remembered of one image.
-const maxUsers = 64
 
 // leased runs f under a lease that keeps what it makes from containerd's
 // garbage collector. The client's own leases would stay for a day when ctx
@@ -236,20 +200,3 @@ func (x *Executor) leased(ctx context.Context, f func(context.Context) error) (e
 	quiet.SetOutput(io.Discard)
 	return f(log.WithLogger(leases.WithLease(ctx, id), logrus.NewEntry(quiet)))
 }
-
-// containerName is the name of the task's container: the task's own where
-// containerd allows it (no two separators in a row, none at the end).
-func containerName(id fleet.TaskID) string {
-	fields := strings.FieldsFunc(string(id), isSeparator)
-	separators := len(id) - len(strings.Join(fields, ""))
-	if len(fields) == separators+1 && !strings.HasPrefix(string(id), hashedPrefix) {
-		return string(id)
-	}
-	return hashedPrefix + digest.FromString(string(id)).Encoded()[:40]
-}
-
-// hashedPrefix begins the names that are not task ids, so that none of them
-// can be one.
-const hashedPrefix = "x-"
-
-func isSeparator(r rune) bool { return r == '-' || r == '_' || r == '.' }

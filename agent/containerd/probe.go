@@ -31,7 +31,7 @@ var errNotRunning = fmt.Errorf("the task does not run: %w", errdefs.ErrNotFound)
 
 // Exec runs a program inside the task's container.
 func (x *Executor) Exec(ctx context.Context, id fleet.TaskID, e executor.Exec) (int, error) {
-	code, err := x.exec(ctx, containerName(id), "exec-"+e.Name, e)
+	code, err := x.exec(ctx, x.name(id), "exec-"+e.Name, e)
 	return code, x.wrap(ctx, "run "+strconv.Quote(strings.Join(e.Args, " "))+" in task "+string(id), err)
 }
 
@@ -181,7 +181,7 @@ func (x *Executor) pid(ctx context.Context, name string) (uint32, error) {
 
 // Dial connects to a port of the loopback address that the task sees.
 func (x *Executor) Dial(ctx context.Context, id fleet.TaskID, port int) (net.Conn, error) {
-	c, err := x.dial(ctx, containerName(id), port)
+	c, err := x.dial(ctx, x.name(id), port)
 	if refused := (*net.OpError)(nil); errors.As(err, &refused) {
 		return nil, err // the task's answer
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -34,6 +35,11 @@ func (x *Executor) pull(ctx context.Context, ref string) (*image, error) {
 			return img, err
 		}
 	}
+	if x.cfg.MayFetch != nil {
+		if err := x.cfg.MayFetch(); err != nil {
+			return nil, fmt.Errorf("%w: image %s is not on this machine and not fetched now: %w", executor.ErrPostponed, ref, err)
+		}
+	}
 	x.log.InfoContext(ctx, "pulling image", "image", ref)
 	var img client.Image
 	err = x.leased(ctx, func(ctx context.Context) (err error) {
@@ -56,12 +62,35 @@ func (x *Executor) pull(ctx context.Context, ref string) (*image, error) {
 func (x *Executor) resolver() remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{
 		Hosts: docker.ConfigureDefaultRegistries(
+			docker.WithClient(&http.Client{Transport: meteredTransport{x.cfg.Fetched}}),
 			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(x.cfg.Credentials))),
 			docker.WithPlainHTTP(func(host string) (bool, error) {
 				return slices.Contains(x.cfg.PlainHTTPRegistries, host), nil
 			}),
 		),
 	})
+}
+
+// meteredTransport tells how much its answers bring.
+type meteredTransport struct{ fetched func(int64) }
+
+func (m meteredTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err == nil && m.fetched != nil {
+		resp.Body = &meteredBody{resp.Body, m.fetched}
+	}
+	return resp, err
+}
+
+type meteredBody struct {
+	io.ReadCloser
+	fetched func(int64)
+}
+
+func (b *meteredBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.fetched(int64(n))
+	return n, err
 }
 
 // pullError says what went wrong between this machine and the registry, and

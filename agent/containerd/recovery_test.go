@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -191,27 +192,29 @@ func TestATaskFromBeforeARestartOfTheMachineIsNotStartedAgain(t *testing.T) {
 	w.checkClean(t)
 }
 
-// containerd clears up after a caller that is gone, and takes its time.
+// containerd clears up after a caller that is gone, takes its time, and does so
+// under the feet of who starts the same task again.
 func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
 	w := newWorld(t, ctrd.Debian(t))
 	next := w.open(t)
 	run(t, next, task("unpacks-the-image", []string{"true"}))
-	for i := range 10 {
+	for i := range 40 {
+		after := time.Duration(10+5*i/4) * time.Millisecond
 		job := task(fleet.TaskID("cut-"+strconv.Itoa(i)), []string{"true"})
 		killed, err := New(w.cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cut := time.AfterFunc(time.Duration(5+15*i)*time.Millisecond, func() { _ = killed.client.Close() })
+		cut := time.AfterFunc(after, func() { _ = killed.client.Close() })
 		_ = killed.Start(t.Context(), job) // done or not
 		cut.Stop()
 		_ = killed.Close()
 		if err := next.Start(t.Context(), job); err != nil {
-			t.Errorf("cut after %d ms: %v", 5+15*i, err)
+			t.Errorf("cut after %v: %v", after, err)
 			continue
 		}
 		if e, err := next.Wait(t.Context(), job.ID); err != nil || e.Code != 0 {
-			t.Errorf("%v, error %v", e, err)
+			t.Errorf("cut after %v: %v, error %v", after, e, err)
 		}
 		if err := next.Remove(t.Context(), job.ID); err != nil {
 			t.Error(err)
@@ -219,4 +222,35 @@ func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
 	}
 	// A lease of the killed one may be left; it expires.
 	w.daemon.CheckClean(t)
+}
+
+// What bars a name for good costs a task its name, and nothing else.
+func TestATaskWhoseNameIsBarredIsStartedUnderAnother(t *testing.T) {
+	w := newWorld(t, ctrd.Debian(t))
+	x := w.open(t)
+	job := task("barred", sh("echo ran; sleep 0.5"))
+	bundle := filepath.Join(filepath.Dir(w.cfg.Address), "state/io.containerd.runtime.v2.task", w.cfg.Namespace, "barred")
+	if err := os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Start(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	next := w.open(t) // another process
+	if ids, err := next.List(t.Context()); err != nil || len(ids) != 1 || ids[0] != job.ID {
+		t.Errorf("it lists %v, error %v", ids, err)
+	}
+	if e, err := next.Wait(t.Context(), job.ID); err != nil || e.Code != 0 {
+		t.Errorf("%v, error %v", e, err)
+	}
+	if out := logsOf(t, next, job.ID); out != "ran\n" {
+		t.Errorf("printed %q", out)
+	}
+	if err := next.Remove(t.Context(), job.ID); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(bundle); err != nil {
+		t.Fatal(err)
+	}
+	w.checkClean(t)
 }

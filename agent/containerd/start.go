@@ -31,6 +31,10 @@ const taskLabel = "tender.task"
 // bootLabel says which life of the machine a container was made in.
 const bootLabel = "tender.boot"
 
+// graceLabel says how long the task has between TERM and KILL, to those who have
+// the container alone.
+const graceLabel = "tender.grace"
+
 // launchTimeout bounds what Start does once it has the image, none of which
 // takes more than moments on a machine that is well.
 const launchTimeout = 2 * time.Minute
@@ -49,11 +53,16 @@ func (x *Executor) Start(ctx context.Context, t executor.Task) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	defer unlock()
-	return x.wrap(ctx, op, x.start(ctx, t))
+	err = x.start(ctx, t, x.name(t.ID))
+	if errors.Is(err, errRemains) && x.name(t.ID) == containerName(t.ID) {
+		x.seconds.set(t.ID, true)
+		err = x.start(ctx, t, secondName(t.ID))
+	}
+	return x.wrap(ctx, op, err)
 }
 
-func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
-	name := containerName(t.ID)
+// start starts the task in a container of that name.
+func (x *Executor) start(ctx context.Context, t executor.Task, name string) (err error) {
 	img, record, err := x.describe(ctx, name, t)
 	if err != nil {
 		// A task that runs is not disturbed by an image that was removed since.
@@ -73,12 +82,15 @@ func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
 	// containerd is restarted, and a cancelled call may have had its effect.
 	launch, cancel := context.WithTimeout(context.WithoutCancel(ctx), launchTimeout)
 	defer cancel()
-	if exists, err := x.create(launch, record); err != nil || exists {
+	exists, remains, err := x.create(launch, record)
+	if err != nil || exists {
 		return err
 	}
 	logs := x.Logs().Path(t.ID)
 	_, statErr := os.Stat(logs)
-	err = x.launchOverRemains(launch, ctx, t, img)
+	if err = x.launch(launch, ctx, t, name, img); errors.Is(err, errNotCreated) && (remains || errors.Is(err, errRemains)) {
+		err = x.launchOverRemains(launch, ctx, t, name, img, err)
+	}
 	if err != nil {
 		x.abandon(ctx, name)
 		if errors.Is(statErr, fs.ErrNotExist) {
@@ -88,25 +100,25 @@ func (x *Executor) start(ctx context.Context, t executor.Task) (err error) {
 	return err
 }
 
-// create stores the container's record, unless the task exists already.
-func (x *Executor) create(ctx context.Context, record containers.Container) (exists bool, err error) {
+// create stores the container's record, unless the task exists already. There
+// are remains when an earlier start was cut short.
+func (x *Executor) create(ctx context.Context, record containers.Container) (exists, remains bool, err error) {
 	_, err = x.client.ContainerService().Create(ctx, record)
 	if !errdefs.IsAlreadyExists(err) {
-		return false, err
+		return false, false, err
 	}
 	exists, err = x.exists(ctx, record.ID)
 	if err != nil || exists {
-		return exists, err
+		return exists, false, err
 	}
 	if err := x.sameBoot(ctx, record); err != nil {
-		return false, err
+		return false, true, err
 	}
-	// An earlier start was cut short.
 	if err := x.remove(ctx, record.ID); err != nil {
-		return false, err
+		return false, true, err
 	}
 	_, err = x.client.ContainerService().Create(ctx, record)
-	return false, err
+	return false, true, err
 }
 
 // sameBoot refuses to replace a container from before a restart of the
@@ -137,7 +149,7 @@ func (x *Executor) describe(ctx context.Context, name string, t executor.Task) (
 	specAny, err := typeurl.MarshalAny(spec)
 	return img, containers.Container{
 		ID:      name,
-		Labels:  map[string]string{taskLabel: string(t.ID), bootLabel: capacity.BootID()},
+		Labels:  map[string]string{taskLabel: string(t.ID), bootLabel: capacity.BootID(), graceLabel: t.Spec.Grace().String()},
 		Image:   t.Spec.Image,
 		Runtime: containers.RuntimeInfo{Name: plugins.RuntimeRuncV2, Options: x.runtime},
 		Spec:    specAny,
@@ -166,29 +178,44 @@ func (x *Executor) exists(ctx context.Context, name string) (bool, error) {
 }
 
 // remainsTime is how long containerd may take to clear up after a start that
-// ended with its caller's connection. It is done in a second.
+// ended with its caller's connection. It is done in a second, or never.
 const remainsTime = 10 * time.Second
 
-// launchOverRemains launches, again while an earlier start is being cleared up:
-// that of an agent that was killed a moment ago.
-func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Task, img *image) error {
-	for end := time.Now().Add(remainsTime); ; {
-		err := x.launch(ctx, caller, t, img)
-		if !errors.Is(err, errRemains) || time.Now().After(end) {
-			return err
-		}
+// launchOverRemains launches again while an earlier start is being cleared up:
+// that of an agent that was killed a moment ago. Clearing up takes directories,
+// mounts and runc's record away by name, from under the new start as well, so
+// that no failure to create the task tells anything about the task.
+func (x *Executor) launchOverRemains(ctx, caller context.Context, t executor.Task, name string, img *image, err error) error {
+	for end := time.Now().Add(remainsTime); errors.Is(err, errNotCreated) && time.Now().Before(end); {
 		select {
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(remainsPause):
 		case <-caller.Done():
 			return err
 		}
+		// What the killed agent had asked for may have been done since.
+		exists, existsErr := x.exists(ctx, name)
+		if existsErr != nil || exists {
+			return existsErr
+		}
+		if err := x.deleteTask(ctx, name); err != nil {
+			return err
+		}
+		err = x.launch(ctx, caller, t, name, img)
 	}
+	return err
 }
+
+// remainsPause is between two tries.
+const remainsPause = 250 * time.Millisecond
 
 // launch makes the container's snapshot, its shim and its process, unless the
 // caller gives up in between.
-func (x *Executor) launch(ctx, caller context.Context, t executor.Task, img *image) error {
-	name, logs := containerName(t.ID), x.Logs().Path(t.ID)
+func (x *Executor) launch(ctx, caller context.Context, t executor.Task, name string, img *image) error {
+	logs := x.Logs().Path(t.ID)
+	// The writer is root, as the shim that starts it is; this process need not be.
+	if err := x.Logs().Make(t.ID); err != nil {
+		return err
+	}
 	mounts, err := x.prepare(ctx, name, t, img)
 	if err != nil {
 		return err
@@ -207,7 +234,7 @@ func (x *Executor) launch(ctx, caller context.Context, t executor.Task, img *ima
 		return caller.Err()
 	}
 	if _, err := x.client.TaskService().Create(ctx, req); err != nil {
-		return launchError(native(err))
+		return fmt.Errorf("%w%w", errNotCreated, launchError(native(err)))
 	}
 	// The shim takes a writer that died at once for one that is ready.
 	if _, err := os.Stat(filepath.Join(logs, "stdout.log")); err != nil {

@@ -24,7 +24,7 @@ const (
 // Stop sends TERM, and KILL when the grace period is over.
 func (x *Executor) Stop(ctx context.Context, id fleet.TaskID, grace time.Duration) error {
 	op := "stop task " + string(id)
-	name := containerName(id)
+	name := x.name(id)
 	err := x.kill(ctx, name, syscall.SIGTERM)
 	if errdefs.IsNotFound(err) {
 		// It has ended, or was never here.
@@ -139,13 +139,17 @@ func (s *stops) forget(name string) {
 // Remove deletes everything of the task but its logs.
 func (x *Executor) Remove(ctx context.Context, id fleet.TaskID) error {
 	op := "remove task " + string(id)
-	name := containerName(id)
-	unlock, err := x.starting.lock(ctx, name)
+	unlock, err := x.starting.lock(ctx, containerName(id))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return x.wrap(ctx, op, x.remove(ctx, name))
+	err = x.remove(ctx, x.name(id))
+	if x.name(id) != containerName(id) && err == nil {
+		x.seconds.set(id, false)
+		err = x.remove(ctx, containerName(id)) // the record, should it be left
+	}
+	return x.wrap(ctx, op, err)
 }
 
 // remove takes away task, snapshot and container, in this order: as long as

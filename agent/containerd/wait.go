@@ -19,7 +19,7 @@ import (
 
 // Wait blocks until the task has ended.
 func (x *Executor) Wait(ctx context.Context, id fleet.TaskID) (executor.Exit, error) {
-	name := containerName(id)
+	name := x.name(id)
 	var r *tasks.WaitResponse
 	err := settled(ctx, func() (err error) {
 		r, err = x.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: name})

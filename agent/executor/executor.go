@@ -20,6 +20,9 @@ var (
 	// ErrNoImage: the image is not on this machine, and where it comes from
 	// cannot be reached now. Another try may do.
 	ErrNoImage = errors.New("image out of reach")
+	// ErrPostponed: the task can start, but not now; the text says why. The
+	// caller tries again, and tells.
+	ErrPostponed = errors.New("start postponed")
 	// ErrInvalid: the task can never start on this machine as it is described
 	// (unknown image, image for another architecture, a device that is gone).
 	ErrInvalid = errors.New("task cannot start here")

@@ -137,12 +137,12 @@ func (Tick) event()         {}
 type Failure int
 
 const (
-	None Failure = iota
-	// Unavailable: the runtime does not answer; the start is tried again.
-	Unavailable
-	// NoImage: the image is not here and cannot be fetched now. The start is
-	// tried again, for as long as the agent is cut off and a while longer.
+	None        Failure = iota
+	Unavailable         // the runtime does not answer; the start is tried again
+	// NoImage: the image cannot be fetched now. The start is tried again, for as
+	// long as the agent is cut off and a while longer.
 	NoImage
+	Postponed // the start has to wait, for what Text says, and is tried again
 	// Failed: the task did not start, which counts as a crash.
 	Failed
 	// Invalid: the task can never start here; it has failed for good.

@@ -184,6 +184,27 @@ func TestAnUnavailableRuntimeIsTriedAgain(t *testing.T) {
 	}
 }
 
+// A start that waits for the link says why, once for each reason.
+func TestAPostponedStartSaysWhy(t *testing.T) {
+	b := newBench(t)
+	b.step(full(1, task("t")))
+	b.log = nil
+	b.step(lifecycle.Started{Task: "t", Err: lifecycle.Postponed, Text: "quiet hours until 22:00"})
+	b.expect("report t#2 TASK_STARTING start put off: quiet hours until 22:00")
+	b.now = b.now.Add(time.Second)
+	b.step(lifecycle.Tick{})
+	b.expect("start t")
+	b.step(lifecycle.Started{Task: "t", Err: lifecycle.Postponed, Text: "quiet hours until 22:00"})
+	b.expect()
+	b.now = b.now.Add(2 * time.Second)
+	b.step(lifecycle.Tick{})
+	b.expect("start t")
+	b.step(lifecycle.Started{Task: "t", Err: lifecycle.Postponed, Text: "over budget"})
+	b.expect("report t#3 TASK_STARTING start put off: over budget")
+	b.step(set(2, 1, kill("t", time.Second)))
+	b.expect("remove t", "pull 2 full=false", "report t#4 TASK_KILLED stopped before it started")
+}
+
 func TestKill(t *testing.T) {
 	b := newBench(t)
 	b.step(full(1, task("t")))

@@ -33,6 +33,7 @@ type task struct {
 	inFlight bool          // a Start is being performed
 	retry    time.Time     // when to start again
 	wait     time.Duration // before the next retry
+	waitsFor string        // what was told of a start that is postponed
 	killBy   time.Time     // when the grace period is over, zero while not stopping
 	killing  bool          // that it is being stopped is told
 	stopped  time.Time     // when the last Stop was asked for
@@ -105,7 +106,7 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 	switch ev.Err {
 	case None:
 		t.runs(a, now)
-	case Unavailable, NoImage:
+	case Unavailable, NoImage, Postponed:
 		if t.Assignment.Kill {
 			// It may have been created before the runtime went away.
 			t.end(a, now, t.unstarted(now))
@@ -117,6 +118,9 @@ func (t *task) started(a *Agent, now time.Time, ev Started) {
 		}
 		t.wait = min(max(t.wait*2, retryMin), retryMax)
 		t.retry = now.Add(t.wait)
+		if ev.Err == Postponed && t.waitsFor != ev.Text {
+			t.waitsFor, t.putOff = ev.Text, false // told anew
+		}
 		t.excuse(now, ev.Text)
 	case Failed, Invalid:
 		t.failed(a, now, ev)

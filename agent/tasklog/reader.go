@@ -44,6 +44,19 @@ type Options struct {
 // Path is the directory of one task's logs.
 func (d Dir) Path(id fleet.TaskID) string { return filepath.Join(string(d), string(id)) }
 
+// Make makes the directory of a task's logs. Its owner can delete what a writer
+// of another user makes in it, and read it where d has the set-group-ID bit,
+// which the new directory inherits. Idempotent.
+func (d Dir) Make(id fleet.TaskID) error {
+	if err := fleet.CheckID("task id", string(id)); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.Path(id), 0o750); err != nil {
+		return fmt.Errorf("make the directory of the task's logs: %w", err)
+	}
+	return nil
+}
+
 // Remove deletes a task's logs. Idempotent.
 func (d Dir) Remove(id fleet.TaskID) error {
 	if err := fleet.CheckID("task id", string(id)); err != nil {

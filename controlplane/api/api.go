@@ -97,6 +97,8 @@ type Options struct {
 	Changed func() <-chan struct{}
 	// Trio, when not nil, is what the control plane itself can be asked.
 	Trio Trio
+	// CA, when not nil, rotates the fleet's authorities.
+	CA CA
 }
 
 // Limits of the API.

@@ -186,7 +186,7 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 	if r := soft.Readings; !r.Time.IsZero() {
 		d.Readings = &client.Readings{
 			Time: utc(r.Time), CPUPercent: r.CPUPercent, FreeMem: r.FreeMemMB, FreeDisk: r.FreeDiskMB,
-			Running: r.Tasks, Spooled: r.Spooled, Runtime: r.Runtime,
+			Running: r.Tasks, Spooled: r.Spooled, Runtime: r.Runtime, Settings: r.Settings, Link: linkDoc(r.Link),
 		}
 	}
 	for _, dev := range a.Capacity.Devices {
@@ -249,4 +249,15 @@ func utc(t time.Time) time.Time {
 		return time.Time{}
 	}
 	return t.UTC()
+}
+
+// linkDoc is nil for an agent that does not count.
+func linkDoc(u fleet.LinkUse) *client.LinkUse {
+	if u.Month == "" {
+		return nil
+	}
+	return &client.LinkUse{
+		Month: u.Month, Total: u.Total(), Keepalive: u.Keepalive, Readings: u.Readings, Updates: u.Updates, Images: u.Images,
+		Logs: u.Logs, Budget: u.Budget, State: u.State,
+	}
 }

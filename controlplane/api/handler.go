@@ -85,6 +85,9 @@ func (h *handler) operate(mux *http.ServeMux) {
 	see := func(do route) http.Handler { return h.leader(access.SeeFleet, callTime, do) }
 	do := func(do route) http.Handler { return h.leader(access.Administer, callTime, do) }
 	mux.Handle("GET /v1/ca", see(h.showCA))
+	if h.CA != nil {
+		mux.Handle("POST /v1/ca/rotate", do(h.rotateCA))
+	}
 	mux.Handle("GET /v1/roles", see(h.listRoles))
 	mux.Handle("PUT /v1/roles/{role...}", do(h.putRole))
 	mux.Handle("PUT /v1/quota", do(h.setQuota))

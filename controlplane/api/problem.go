@@ -104,6 +104,8 @@ func problemOfAgent(r wire.Refusal) *client.Problem {
 		return client.NewProblem(client.CodeNotFound, "", "the agent has no output of this task: %s", r.Text)
 	case wire.RefusedBusy:
 		return client.NewProblem(client.CodeUnavailable, "try again shortly", "the agent is busy: %s", r.Text)
+	case wire.RefusedBudget:
+		return client.NewProblem(client.CodeUnavailable, "see what the link has carried: tender agent show AGENT", "the agent sends no output now: %s", r.Text)
 	default:
 		return client.NewProblem(client.CodeUnavailable, "", "the agent refused: %s", r.Text)
 	}

@@ -279,6 +279,25 @@ type Readings struct {
 	Spooled    int       `json:"spooled"`
 	// Runtime is what is wrong with the container runtime, empty when nothing.
 	Runtime string `json:"runtime,omitempty"`
+	// Link is what the link to the control plane has carried this month.
+	Link *LinkUse `json:"link,omitempty"`
+	// Settings is what is wrong with the agent's settings, empty when nothing.
+	Settings string `json:"settings,omitempty"`
+}
+
+// LinkUse is in bytes of payload on the agent's socket, both ways, by purpose.
+type LinkUse struct {
+	Month     string `json:"month"` // of UTC
+	Total     int64  `json:"total"`
+	Keepalive int64  `json:"keepalive"`
+	Readings  int64  `json:"readings"`
+	Updates   int64  `json:"updates"`
+	Images    int64  `json:"images"`
+	Logs      int64  `json:"logs"`
+	// Budget is what the month may use; 0 is no bound.
+	Budget int64 `json:"budget,omitempty"`
+	// State says why only states and kills travel now; empty when all does.
+	State string `json:"state,omitempty"`
 }
 
 // GPU is one device, whole or a MIG slice.

@@ -36,11 +36,22 @@ type About struct {
 	Free  uint64 `json:"free"`
 	Low   bool   `json:"low,omitempty"`
 	Fault string `json:"fault,omitempty"`
+	// What Config.Tell adds: the version of the trust bundle that it holds, its
+	// issuing authority (DER), the old root's signature of that, the rotation it
+	// was made for, and whether a root key lies there.
+	Bundle  uint64 `json:"bundle,omitempty"`
+	Issuer  []byte `json:"issuer,omitempty"`
+	Cross   []byte `json:"cross,omitempty"`
+	Round   uint64 `json:"round,omitempty"`
+	RootKey bool   `json:"root_key,omitempty"`
 }
 
 // Health is About for this replica. It never blocks on others.
 func (r *Raft) Health() About {
 	a := About{Version: r.cfg.Version, Capability: r.cfg.Capability}
+	if r.cfg.Tell != nil {
+		r.cfg.Tell(&a)
+	}
 	g := r.stores.guard
 	if g == nil {
 		return a
@@ -65,15 +76,9 @@ func (r *Raft) About(ctx context.Context, id fleet.ReplicaID) (About, error) {
 	if r.layer == nil {
 		return About{}, errors.New("no sessions to ask over")
 	}
-	var addr string
-	for _, m := range r.Replicas() {
-		if m.ID == id {
-			addr = m.Addr
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, aboutTime)
 	defer cancel()
-	st, _, err := r.layer.stream(ctx, addr, aboutKind)
+	st, _, err := r.layer.stream(ctx, r.addrOf(id), aboutKind)
 	if err != nil {
 		return About{}, fmt.Errorf("asking replica %s: %w", id, err)
 	}
@@ -98,6 +103,15 @@ func (r *Raft) tell(st transport.Stream) {
 		return
 	}
 	_ = st.Close()
+}
+
+func (r *Raft) addrOf(id fleet.ReplicaID) (addr string) {
+	for _, m := range r.Replicas() {
+		if m.ID == id {
+			addr = m.Addr
+		}
+	}
+	return addr
 }
 
 // SetCapability says up to which capability all voters can follow, as far as

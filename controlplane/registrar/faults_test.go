@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -78,6 +79,38 @@ func TestAFullDisk(t *testing.T) {
 				t.Error("it came back with another state")
 			}
 		}
+	}
+}
+
+// A follower refuses what it cannot write while more is on the way to it: once
+// it can, it is sent everything, by the same leader.
+func TestAFollowersDiskIsFullUnderLoad(t *testing.T) {
+	c, disks := onDisks(t)
+	lead := c.leader(c.all...)
+	follower := c.without(lead)[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	var proposers sync.WaitGroup
+	for i := range 16 {
+		proposers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				if _, err := lead.Propose(ctx, registrartest.Submit(fmt.Sprintf("%d-%d", i, n))); err != nil && ctx.Err() == nil {
+					t.Errorf("with one full disk: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 8 {
+		disks[follower.cfg.ID].Fail(syscall.ENOSPC)
+		time.Sleep(50 * time.Millisecond)
+		disks[follower.cfg.ID].Fail(nil)
+		time.Sleep(350 * time.Millisecond) // until it is looked for space
+	}
+	cancel()
+	proposers.Wait()
+	c.agree()
+	if id, _ := lead.Leader(); string(id) != lead.id {
+		t.Errorf("%s leads", id)
 	}
 }
 

@@ -41,6 +41,8 @@ type members interface {
 	mayConnect(id string) error
 	// tell answers a stream that asks about this replica, and closes it.
 	tell(st transport.Stream)
+	// answer answers a member's question, and closes the stream.
+	answer(from string, st transport.Stream)
 }
 
 // layer is Raft's stream layer over sessions: one dialled session per peer, and
@@ -59,7 +61,10 @@ type layer struct {
 
 	ctx    context.Context
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	// out is ctx for what this replica begins; it ends first, see hangUp.
+	out     context.Context
+	outOver context.CancelFunc
+	wg      sync.WaitGroup
 
 	mu       sync.Mutex
 	peers    map[string]*peer             // by address
@@ -81,6 +86,7 @@ func newLayer(ep Endpoint, addr string, log *slog.Logger) *layer {
 		peers: map[string]*peer{}, incoming: map[string]transport.Session{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.out, l.outOver = context.WithCancel(l.ctx)
 	return l
 }
 
@@ -105,6 +111,19 @@ func (l *layer) Accept() (net.Conn, error) {
 // Close ends every session. It does not wait: see wait.
 func (l *layer) Close() error {
 	l.cancel()
+	l.hangUp()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.incoming {
+		closeSession(s, transport.CodeDraining, "the replica is stopping")
+	}
+	return nil
+}
+
+// hangUp ends what this replica has dialled, and dials no more: a Raft that is
+// being shut down waits for each of its calls, also for one to a dead peer.
+func (l *layer) hangUp() {
+	l.outOver()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.peers {
@@ -115,10 +134,6 @@ func (l *layer) Close() error {
 		default:
 		}
 	}
-	for _, s := range l.incoming {
-		closeSession(s, transport.CodeDraining, "the replica is stopping")
-	}
-	return nil
 }
 
 func (l *layer) wait() { l.wg.Wait() }
@@ -139,7 +154,7 @@ func (a addr) String() string  { return string(a) }
 
 // Dial implements raft.StreamLayer.
 func (l *layer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, timeout)
+	ctx, cancel := context.WithTimeout(l.out, timeout)
 	defer cancel()
 	st, s, err := l.stream(ctx, string(address), streamKind)
 	if err != nil {
@@ -209,7 +224,7 @@ func (l *layer) connect(ctx context.Context, p *peer, address string) error {
 // endTurn lets the next Dial to the peer go on. Where Close came during the
 // turn it did not see the session.
 func (l *layer) endTurn(p *peer) {
-	if l.ctx.Err() != nil {
+	if l.out.Err() != nil {
 		closeSession(p.session, transport.CodeDraining, "the replica is stopping")
 	}
 	<-p.turn
@@ -270,6 +285,9 @@ func (l *layer) serve(s transport.Session) {
 		case streamKind:
 		case aboutKind:
 			l.wg.Go(func() { l.members.tell(st) })
+			continue
+		case askKind:
+			l.wg.Go(func() { l.members.answer(who.ID, st) })
 			continue
 		default:
 			st.Reset()

@@ -51,6 +51,10 @@ type Config struct {
 	Born func() error
 	// Version is what the replica tells the others that it runs.
 	Version string
+	// Tell, when set, adds to what the replica says of itself, and Answer answers
+	// the questions of members (see Ask) with JSON. Both are called concurrently.
+	Tell   func(*About)
+	Answer func(ctx context.Context, from fleet.ReplicaID, question []byte) []byte
 	// Reserve is how many bytes of free space a leader wants: see Health. A log
 	// that ran out of space goes on when there are as many again.
 	Reserve uint64
@@ -280,6 +284,9 @@ func (r *Raft) shut() error {
 	}
 	if r.stores.guard != nil {
 		r.stores.guard.end()
+	}
+	if r.layer != nil {
+		r.layer.hangUp()
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.raft.Shutdown().Error() }()

@@ -230,7 +230,7 @@ func (d *Desk) Acknowledge(session uint64, acks []wire.Ack) {
 
 // Assign tells an agent what it is to hold.
 func (d *Desk) Assign(session uint64, desired fleet.Desired) {
-	d.send(session, wire.Relayed{Desired: &desired})
+	d.send(session, wire.Relayed{Desired: wire.Split(desired)})
 }
 
 // Ask wants a sign of life.

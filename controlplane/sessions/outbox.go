@@ -88,14 +88,21 @@ func merge(have, add *wire.Relayed) {
 		have.Readings = add.Readings
 	}
 	have.Acks = append(have.Acks, add.Acks...)
-	if add.Desired != nil {
-		have.Desired = add.Desired
-	}
+	have.Desired = supersede(have.Desired, add.Desired)
 	if add.Close != nil {
 		have.Close = add.Close
 	}
 	have.Answered, have.Down = have.Answered || add.Answered, have.Down || add.Down
 	have.Ask, have.Resync = have.Ask || add.Ask, have.Resync || add.Resync
+}
+
+// supersede adds parts of a desired set to those that wait; a first part begins
+// another set, which counts instead.
+func supersede(have, add []wire.DesiredSet) []wire.DesiredSet {
+	if len(add) > 0 && add[0].Part == 0 {
+		return add
+	}
+	return append(have, add...)
 }
 
 // take empties the outbox, each session's news in the order of its first.
@@ -113,14 +120,19 @@ func (o *outbox) take() []wire.Relayed {
 	return out
 }
 
-// cut makes several items of one with many updates. What comes before them is
-// in the first, what comes after them in the last.
+// cut makes several items of one with many updates, or many parts of a set.
+// What comes before the updates is in the first, what comes after them in the
+// last.
 func cut(item wire.Relayed) []wire.Relayed {
 	var out []wire.Relayed
 	for len(item.Updates) > maxBatch {
 		first := wire.Relayed{Session: item.Session, Ago: item.Ago, Up: item.Up, Capacity: item.Capacity, Updates: item.Updates[:maxBatch]}
 		out = append(out, first)
 		item.Up, item.Capacity, item.Updates = nil, nil, item.Updates[maxBatch:]
+	}
+	for len(item.Desired) > 1 {
+		out = append(out, wire.Relayed{Session: item.Session, Ago: item.Ago, Desired: item.Desired[:1]})
+		item.Desired = item.Desired[1:]
 	}
 	return append(out, item)
 }

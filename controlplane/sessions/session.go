@@ -366,9 +366,7 @@ func (s *session) deliver(item wire.Relayed) {
 	}
 	s.mu.Lock()
 	s.out.Acks = append(s.out.Acks, item.Acks...)
-	if item.Desired != nil {
-		s.out.Desired = item.Desired
-	}
+	s.out.Desired = supersede(s.out.Desired, item.Desired)
 	s.out.Resync = s.out.Resync || item.Resync
 	if item.Ask {
 		s.out.Ask, s.asked = true, true
@@ -420,8 +418,11 @@ func (s *session) take() []wire.Message {
 	if len(out.Acks) > 0 || beat {
 		msgs = append(msgs, wire.Acks{Acks: out.Acks})
 	}
-	if out.Desired != nil {
-		msgs = append(msgs, wire.DesiredSet{Desired: *out.Desired})
+	if s.capability < 3 { // it takes a part for the whole
+		out.Desired = whole(out.Desired)
+	}
+	for _, d := range out.Desired {
+		msgs = append(msgs, d)
 	}
 	return msgs
 }
@@ -431,4 +432,15 @@ func (s *session) rouse() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// whole makes one message of the parts of a set; none of parts that are not one.
+func whole(parts []wire.DesiredSet) []wire.DesiredSet {
+	var p wire.Parts
+	for _, m := range parts {
+		if d, ok := p.Add(m); ok {
+			return []wire.DesiredSet{{Desired: d}}
+		}
+	}
+	return nil
 }

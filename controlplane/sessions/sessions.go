@@ -177,6 +177,21 @@ func (m *Manager) Push(b wire.Bundle) {
 	}
 }
 
+// Hasten asks those agents here to renew their certificates early that want
+// names and that understand it.
+func (m *Manager) Hasten(b wire.Bundle, want func(fleet.AgentID) bool) {
+	b.Renew = true
+	for _, s := range m.sessions() {
+		if s.capability < 3 || !want(s.id) {
+			continue
+		}
+		s.mu.Lock()
+		s.bundle = &b
+		s.mu.Unlock()
+		s.rouse()
+	}
+}
+
 // deliver hands a session what the leader has for it. It never blocks.
 func (m *Manager) deliver(item wire.Relayed) {
 	m.mu.Lock()

@@ -27,13 +27,14 @@ type silence struct {
 
 	mu    sync.Mutex
 	limit time.Duration
+	at    time.Time // when something was heard
 	timer *time.Timer
 	last  bool   // the last look is next
 	count uint64 // received at the look before
 }
 
 func newSilence(conn transport.Session, beat time.Duration) *silence {
-	w := &silence{conn: conn}
+	w := &silence{conn: conn, at: time.Now()}
 	w.set(beat)
 	w.timer = time.AfterFunc(w.limit-lastLook, w.look)
 	return w
@@ -53,7 +54,7 @@ func (w *silence) set(beat time.Duration) {
 func (w *silence) heard() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last = false
+	w.last, w.at = false, time.Now()
 	w.timer.Reset(w.limit - lastLook)
 }
 
@@ -62,8 +63,12 @@ func (w *silence) stop() { w.timer.Stop() }
 func (w *silence) look() {
 	now := transport.Received(w.conn)
 	w.mu.Lock()
-	over, limit := w.last && now == w.count, w.limit
-	if !over {
+	over, limit, quiet := w.last && now == w.count, w.limit, time.Since(w.at)
+	switch {
+	case over:
+	case quiet < limit-lastLook: // something was heard while the timer fired
+		w.timer.Reset(limit - lastLook - quiet)
+	default:
 		w.last, w.count = true, now
 		w.timer.Reset(lastLook)
 	}

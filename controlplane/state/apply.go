@@ -86,6 +86,10 @@ func (s *State) apply(c *Command) Result {
 		return s.maintain(c.SetMaintenance)
 	case c.SetBundle != nil:
 		return s.setBundle(c.SetBundle)
+	case c.Rotate != nil:
+		return s.rotate(c.Time, c.Rotate)
+	case c.NoteIssuer != nil:
+		return s.noteIssuer(c.NoteIssuer)
 	case c.Rekey != nil:
 		return s.rekey(c.Time, c.Rekey)
 	case c.Confirm != nil:
@@ -258,6 +262,9 @@ func (s *State) certified(c *Certified) Result {
 		}
 		a := *old
 		a.CertNotAfter = c.NotAfter
+		if c.Root != "" {
+			a.CertRoot = c.Root
+		}
 		if c.KeyHash != "" {
 			a.KeyHash = c.KeyHash
 		}

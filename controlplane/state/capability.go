@@ -8,7 +8,7 @@ package state
 // 1: the first.
 // 2: replicas say what they run (NoteReplica); restored states (Settle).
 // 3: agents change their keys (Rekey, Confirm), copies are noted (Cloned);
-// the trust roots change (SetBundle); tasks have policies for crashes and lost
+// the trust roots and intermediates change (SetBundle, Rotate, NoteIssuer); tasks have policies for crashes and lost
 // links, and are replaced (Replace).
 //
 // Whoever adds a kind of command, or a field to a command or to a record,
@@ -20,7 +20,9 @@ const Capability = 3
 // Needs returns the capability that a replica must have to apply the command.
 func (c *Command) Needs() uint64 {
 	switch {
-	case c.Rekey != nil, c.Confirm != nil, c.Cloned != nil, c.SetBundle != nil, c.Replace != nil:
+	case c.Rekey != nil, c.Confirm != nil, c.Cloned != nil, c.SetBundle != nil, c.Replace != nil, c.Rotate != nil, c.NoteIssuer != nil:
+		return 3
+	case c.Certified != nil && c.Certified.Root != "", c.PutReplica != nil && c.PutReplica.Round != 0:
 		return 3
 	case c.Submit != nil && c.Submit.Spec.Policies():
 		return 3

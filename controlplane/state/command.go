@@ -52,7 +52,9 @@ type Command struct {
 	Confirm     *Confirm
 	Cloned      *Cloned
 	// SetBundle replaces the trust roots.
-	SetBundle *SetBundle
+	SetBundle  *SetBundle
+	Rotate     *Rotate
+	NoteIssuer *NoteIssuer
 }
 
 type (
@@ -82,6 +84,9 @@ type (
 		ID       string
 		KeyHash  string
 		NotAfter time.Time
+		// Root is the pin of the root that it leads to, told since the first
+		// rotation.
+		Root string `cbor:",omitempty"`
 	}
 	// Revoke bans an identity for good.
 	Revoke struct {

@@ -45,6 +45,7 @@ func (s *State) Base(a *fleet.Agent) uint64 {
 //     has settled it: it may hold resources for tasks that nobody here knows;
 //   - join tokens are void, since their uses may be spent, and what current has
 //     banned stays banned;
+//   - trust roots and their rotation are current's, where those are newer;
 //   - replicas are current's: those of the snapshot may be long gone; so is the
 //     audit log, where that goes on further. Its last entry names who did this.
 func (s *State) Restore(now time.Time, current *State, by string) {
@@ -56,6 +57,10 @@ func (s *State) Restore(now time.Time, current *State, by string) {
 		s.Replicas = maps.Clone(current.Replicas)
 		for _, uri := range SortedKeys(current.Revoked) {
 			s.ban(uri, current)
+		}
+		// Everybody holds the newer bundle by now, and takes no older one.
+		if current.BundleVersion >= s.BundleVersion {
+			s.Bundle, s.BundleVersion, s.Rotation = current.Bundle, current.BundleVersion, current.Rotation
 		}
 		if current.Audit.Seq > s.Audit.Seq {
 			s.Audit = current.Audit.clone()

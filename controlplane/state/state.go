@@ -44,6 +44,8 @@ type State struct {
 	// Unsettled are the agents of a restored state that may run tasks of which it
 	// does not know: see Restored.
 	Unsettled map[fleet.AgentID]bool `cbor:",omitempty"`
+	// Rotation is the last one of the fleet's authorities, nil before the first.
+	Rotation *Rotation `cbor:",omitempty"`
 }
 
 // MaxEnded bounds the ended tasks that are kept.
@@ -137,6 +139,11 @@ type Replica struct {
 	// it has not said so.
 	Version    string `cbor:",omitempty"`
 	Capability uint64 `cbor:",omitempty"`
+	// Cross is the old root's signature (DER) of the authority's key, for those
+	// who were away while roots changed; Round is the rotation that it was made
+	// for, 0 for none.
+	Cross []byte `cbor:",omitempty"`
+	Round uint64 `cbor:",omitempty"`
 }
 
 // New returns the empty state.

@@ -125,6 +125,11 @@ var directions = []direction{
 		"an agent holds nothing of the control plane",
 	},
 	{
+		[]string{"./packaging/..."},
+		[]string{"./cmd/..."},
+		"what packages say about the programs is made from their commands",
+	},
+	{
 		[]string{"./test/..."},
 		[]string{"./..."},
 		"tests may look at everything",
@@ -202,7 +207,7 @@ var owners = []owner{
 	},
 	{
 		[]string{"github.com/spf13/..."},
-		[]string{"./cmd/..."},
+		[]string{"./cmd/...", "./packaging/..."},
 		false,
 		"flags and config files end where run begins: the rest takes a struct",
 	},

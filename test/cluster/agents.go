@@ -41,16 +41,40 @@ func (f *Fleet) Agent(name string, devices ...gpu.Device) *Agent {
 // Joined is an agent that has joined and does not run yet.
 func (f *Fleet) Joined(name string, devices ...gpu.Device) *Agent {
 	f.tb.Helper()
+	a, err := f.join(f.Line(pki.KindAgent, 1), name, devices...)
+	f.fatal(err)
+	return a
+}
+
+// JoinBy joins an agent by a line of before.
+func (f *Fleet) JoinBy(line pki.JoinLine, name string) *Agent {
+	f.tb.Helper()
+	a, err := f.join(line, name)
+	f.fatal(err)
+	return a
+}
+
+// TryJoinBy is JoinBy with a line that may be refused.
+func (f *Fleet) TryJoinBy(line pki.JoinLine, name string) error {
+	f.tb.Helper()
+	_, err := f.join(line, name)
+	return err
+}
+
+func (f *Fleet) join(line pki.JoinLine, name string, devices ...gpu.Device) (*Agent, error) {
+	f.tb.Helper()
 	a := &Agent{f: f, Addr: f.host(1, 2000), Exec: executor.NewMemory(nil), Devices: devices, Boot: "boot-" + name, dir: filepath.Join(f.dir, name)}
 	cfg := a.config()
-	id, err := agent.Join(f.tb.Context(), f.Line(pki.KindAgent, 1), agent.JoinOptions{
+	id, err := agent.Join(f.tb.Context(), line, agent.JoinOptions{
 		StateDir: a.dir, Hostname: name, Conn: cfg.Conn, DialTCP: cfg.DialTCP,
 		Now: cfg.Now, Notice: func(text string) { f.Notice = text },
 	})
-	f.fatal(err)
+	if err != nil {
+		return nil, err
+	}
 	a.ID = id
 	f.tb.Cleanup(a.Stop)
-	return a
+	return a, nil
 }
 
 // Start starts the agent's process.

@@ -2,15 +2,18 @@ package cluster_test
 
 import (
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/controlplane"
+	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/test/cluster"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/transporttest"
+	"github.com/tenderfleet/tender/transport/wire"
 )
 
 // TestSessionWithoutUDP: a machine whose network drops UDP joins, is given work
@@ -49,20 +52,24 @@ func TestSessionWithoutUDP(t *testing.T) {
 }
 
 // TestIdleAgentIsCheap counts what an agent without tasks sends and receives in
-// a day, in bytes of UDP payload, with every packet that QUIC adds. The figure
-// for a month is in test/README.md.
+// six hours, in bytes of UDP payload, with every packet that QUIC adds. The
+// figure for a month is in test/README.md.
 func TestIdleAgentIsCheap(t *testing.T) {
 	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
 		f.Up(1)
 		a := f.Agent("idle-1")
 		sent, received, packets := n.Traffic(a.Addr)
-		const day = 24 * time.Hour
-		time.Sleep(day)
+		const span, spans = 6 * time.Hour, 120 // in a month
+		time.Sleep(span)
 		sentNow, receivedNow, packetsNow := n.Traffic(a.Addr)
 		sent, received, packets = sentNow-sent, receivedNow-received, packetsNow-packets
-		t.Logf("a day: %d B up, %d B down, %d packets; 30 days: %.2f MB of UDP payload", sent, received, packets, float64(30*(sent+received))/1e6)
-		if month := 30 * (sent + received); month > 10_000_000 || month < 1_000_000 {
+		t.Logf("%v: %d B up, %d B down, %d packets; 30 days: %.2f MB of UDP payload", span, sent, received, packets, float64(spans*(sent+received))/1e6)
+		if month := spans * (sent + received); month > 10_000_000 || month < 1_000_000 {
 			t.Errorf("an idle agent needs %d bytes a month, want less than 10 MB (and not nothing)", month)
+		}
+		soft, _ := f.Leader().Soft(t.Context())
+		if got := soft.Agents[a.ID].Since; time.Since(got) < span {
+			t.Errorf("the session began anew at %v", got)
 		}
 		if seen := time.Since(a.LastSeen()); seen > 26*time.Second {
 			t.Errorf("last seen %v ago", seen)
@@ -138,5 +145,50 @@ func TestRoamingAgentSpeaksAtOnce(t *testing.T) {
 		within(t, "the first word from the other network", took, 0, 2*time.Second+100*time.Millisecond)
 		f.Submit("t1", "sleep", "1h")
 		within(t, "a task there", f.Reach("t1", fleet.TaskRunning, time.Minute), 0, 2*time.Second)
+	})
+}
+
+// TestOverBudgetOnlyStatesAndKillsTravel: a small budget is used up by the
+// session itself. Tasks are started and killed all the same, the readings say
+// it once, and output is refused with the reason.
+func TestOverBudgetOnlyStatesAndKillsTravel(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.TuneAgent = func(cfg *agent.Config) { cfg.Link.Policy.PerMonth = 200_000 }
+		f.Up(1)
+		a := f.Agent("metered")
+		use := func() (fleet.LinkUse, time.Time) {
+			soft, err := f.Leader().Soft(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return soft.Agents[a.ID].Readings.Link, soft.Agents[a.ID].Readings.Time
+		}
+		f.Submit("before", "sleep", "100h")
+		f.Reach("before", fleet.TaskRunning, 10*time.Second)
+		f.Await("the budget is used up", 48*time.Hour, func() bool { u, _ := use(); return u.State == "over budget" })
+		u, told := use()
+		sent, received, _ := n.Traffic(a.Addr)
+		if onSocket := sent + received; u.Total() < 200_000 || u.Total() > onSocket || u.Total() < onSocket*9/10 {
+			t.Errorf("the agent counts %+v, on the socket are %d bytes and its join", u, onSocket)
+		}
+		if u.Updates == 0 || u.Readings == 0 || u.Keepalive < u.Total()/2 || u.Logs != 0 || u.Month != "2000-01" || u.Budget != 200_000 {
+			t.Errorf("by purpose: %+v", u)
+		}
+
+		f.Submit("after", "sleep", "100h")
+		f.Reach("after", fleet.TaskRunning, 10*time.Second)
+		f.Propose(state.Command{Kill: &state.Kill{ID: "before"}})
+		f.Reach("before", fleet.TaskKilled, time.Minute)
+		err := f.Leader().Logs(t.Context(), "after", wire.LogsRequest{Task: "after", Tail: -1, Stdout: true}, func(bool, []byte) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "raise link.budget_per_month") {
+			t.Errorf("logs: %v, want a refusal that says what to do", err)
+		}
+		time.Sleep(time.Hour)
+		if _, again := use(); !again.Equal(told) {
+			t.Errorf("readings of %v, after the last ones of %v", again, told)
+		}
+		if !a.Connected() || time.Since(a.LastSeen()) > 26*time.Second {
+			t.Errorf("connected %v, last seen %v ago", a.Connected(), time.Since(a.LastSeen()))
+		}
 	})
 }

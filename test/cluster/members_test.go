@@ -300,3 +300,23 @@ func TestRestoreOnAFreshMachine(t *testing.T) {
 		f.Await("a trio again", time.Minute, func() bool { return len(f.Voters()) == 3 })
 	})
 }
+
+// A replica that stops does not wait for peers that are dead.
+func TestStopWithoutPeers(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Trio()
+		lead := f.Leader()
+		f.Agent("edge-1")
+		for _, r := range f.Others(lead) {
+			n.Cut(r.Addr)
+		}
+		began := time.Now()
+		lead.Stop()
+		within(t, "the leader's stop", time.Since(began), 0, 2500*time.Millisecond)
+		began = time.Now()
+		for _, r := range f.Others(lead) {
+			r.Stop()
+		}
+		within(t, "the others' stop", time.Since(began), 0, time.Second)
+	})
+}

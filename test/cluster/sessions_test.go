@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -266,5 +267,51 @@ func TestResetKeyIsShared(t *testing.T) {
 			}
 			return len(keys) == 1
 		})
+	})
+}
+
+// An agent that has lost its disk gets its whole set again, also one that is
+// too long for a message, over a follower. What runs, runs on.
+func TestLongSetOverAFollower(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, _ *transporttest.Net) {
+		f.Trio()
+		follower := f.Others(f.Leader())[0]
+		a := guest(f, "edge-1", follower)
+		const n = 200
+		var cmds []state.Command
+		for i := range n {
+			c := cluster.Submission(fleet.TaskID(fmt.Sprintf("t%03d", i)), "polite")
+			c.Submit.Need = fleet.Need{CPUs: 10, Mem: fleet.Whole(1)}
+			c.Submit.Spec.Env = map[string]string{"TEXT": strings.Repeat("x", 10<<10)}
+			cmds = append(cmds, c)
+		}
+		for chunk := range slices.Chunk(cmds, 50) {
+			f.Propose(chunk...)
+		}
+		running := func() (count int) {
+			f.Leader().Stale(func(s *state.State) {
+				for _, task := range s.Tasks {
+					if task.State == fleet.TaskRunning {
+						count++
+					}
+				}
+			})
+			return count
+		}
+		f.Await("all run", time.Minute, func() bool { return running() == n })
+
+		a.Stop()
+		if err := os.Remove(a.Dir("agent.db")); err != nil {
+			t.Fatal(err)
+		}
+		a.Start()
+		f.Submit("new", "exit", "0")
+		f.Reach("new", fleet.TaskFinished, time.Minute)
+		if got := running(); got != n {
+			t.Errorf("%d of %d tasks run on", got, n)
+		}
+		if s := a.Exec.Started(); len(s) != n+1 {
+			t.Errorf("%d starts, want each task once", len(s))
+		}
 	})
 }

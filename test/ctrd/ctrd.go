@@ -119,6 +119,14 @@ func (d *Daemon) Stop() { d.end(syscall.SIGTERM) }
 // Kill ends the daemon as a crash would.
 func (d *Daemon) Kill() { d.end(syscall.SIGKILL) }
 
+// PowerOff ends the daemon, its shims and their tasks, and takes away what a
+// machine loses with its power: mounts and everything under /run.
+func (d *Daemon) PowerOff() error {
+	d.Kill()
+	d.reap()
+	return os.RemoveAll(filepath.Join(d.dir, "state"))
+}
+
 func (d *Daemon) end(sig syscall.Signal) {
 	if d.cmd == nil {
 		return

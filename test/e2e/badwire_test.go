@@ -159,11 +159,7 @@ func TestAReplicaThrowsOutWhoBreaksTheProtocolAndServesTheOthers(t *testing.T) {
 			i.write(frame(t, wire.Report{Updates: []fleet.StatusUpdate{{ID: "x", Seq: 3, Status: fleet.Status{
 				Task: fleet.TaskID(id), State: fleet.TaskFailed, Time: time.Now(),
 			}}}}))
-			// A beat is answered after what came before it.
-			i.write(reading)
-			if _, err := wire.NewConn(i.control, wire.MaxControl).Recv(); err != nil {
-				t.Fatal(err)
-			}
+			i.heeded()
 			_ = i.session.Close(transport.CodeOK, "")
 			other.Await(t, "it is gone", func(d client.Agent) bool { return d.State == client.AgentDisconnected })
 		})
@@ -174,6 +170,23 @@ func TestAReplicaThrowsOutWhoBreaksTheProtocolAndServesTheOthers(t *testing.T) {
 	end(t, honest.Runtime, id)
 	if task := f.End(t, id); task.State != "TASK_FINISHED" {
 		t.Error(harness.Tell(task))
+	}
+}
+
+// heeded waits until a leader has dealt with all that was written: it answers a
+// pull after what came before it.
+func (i *impostor) heeded() {
+	i.t.Helper()
+	i.write(frame(i.t, wire.Pull{Full: true, Stamp: 7}))
+	c := wire.NewConn(i.control, wire.MaxControl)
+	for {
+		msg, err := c.Recv()
+		if err != nil {
+			i.t.Fatal(err)
+		}
+		if d, ok := msg.(wire.DesiredSet); ok && d.Echo == 7 {
+			return
+		}
 	}
 }
 

@@ -50,8 +50,10 @@ type Agent struct {
 	Cloned *Cloned `cbor:",omitempty"`
 	// CertNotAfter is the end of the newest certificate issued to it.
 	CertNotAfter time.Time
-	Joined       time.Time
-	Revoked      bool
+	// CertRoot is the pin of the root that it leads to; empty is not told.
+	CertRoot string `cbor:",omitempty"`
+	Joined   time.Time
+	Revoked  bool
 	// Unreachable since that time; zero while it is not.
 	Unreachable time.Time
 	// Dynamic are the reservations that calls have made; see Total.
@@ -118,12 +120,32 @@ type Readings struct {
 	GPUs           []gpu.Reading
 	// Runtime is empty when the container runtime works, else what is wrong.
 	Runtime string
+	Link    LinkUse
+	// Settings is empty when the agent's files of settings are sound, else what
+	// is wrong with them; the agent then runs with those that held last.
+	Settings string
 	// ClockOff is what the agent adds to its machine's clock to have the fleet's
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration
 	// Bundle is the version of the trust bundle that it has on disk.
 	Bundle uint64
 }
+
+// LinkUse is what an agent's link has carried in a month, in bytes of payload
+// on the socket, both ways, by purpose.
+type LinkUse struct {
+	Month string // "2026-12", of UTC
+	// Keepalive is beats, headers, acknowledgements and handshakes.
+	Keepalive, Readings, Updates, Images, Logs int64
+	// Budget is what the month may use; 0 is no bound.
+	Budget int64
+	// State is empty, or why only states and kills travel now: "quiet hours" or
+	// "over budget".
+	State string
+}
+
+// Total is everything that counts against the budget.
+func (u LinkUse) Total() int64 { return u.Keepalive + u.Readings + u.Updates + u.Images + u.Logs }
 
 // Offer is a lease on resources of one agent for one framework in one role.
 // Its resources count as allocated until it is accepted, declined, rescinded

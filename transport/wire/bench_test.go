@@ -40,7 +40,7 @@ func someDesired(n int) DesiredSet {
 			},
 		})
 	}
-	return DesiredSet{d}
+	return DesiredSet{Desired: d}
 }
 
 func BenchmarkEncode(b *testing.B) { each(b, encode) }

@@ -44,6 +44,7 @@ func check(m Message, received bool) error {
 		c.text("leader", m.Leader, MaxName)
 		c.notNegative("retry after", int64(m.RetryAfter))
 	case DesiredSet:
+		c.notNegative("part", int64(m.Part))
 		c.desired(m.Desired)
 	case Report:
 		c.updates(m.Updates)
@@ -283,6 +284,13 @@ func (c *checker) readings(r fleet.Readings) {
 	c.notNegative("tasks", int64(r.Tasks))
 	c.notNegative("spooled updates", int64(r.Spooled))
 	c.free("runtime", r.Runtime, MaxText)
+	u := r.Link
+	c.free("month", u.Month, MaxName)
+	c.free("state of the link", u.State, MaxName)
+	for _, n := range []int64{u.Keepalive, u.Readings, u.Updates, u.Images, u.Logs, u.Budget} {
+		c.notNegative("bytes of the link", n)
+	}
+	c.free("settings", r.Settings, MaxText)
 	c.count("GPU readings", len(r.GPUs), MaxDevices)
 	for i := range r.GPUs {
 		c.uuid(r.GPUs[i].UUID)

@@ -32,7 +32,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 	case *pb.Envelope_Pull:
 		return pullFrom(b.Pull), nil
 	case *pb.Envelope_Desired:
-		return DesiredSet{desiredFrom(b.Desired)}, nil
+		return desiredFrom(b.Desired), nil
 	case *pb.Envelope_Report:
 		return Report{updatesFrom(b.Report.Updates)}, nil
 	case *pb.Envelope_Acks:
@@ -88,8 +88,8 @@ func timeFrom(ns int64) time.Time {
 	return time.Unix(0, ns).UTC()
 }
 
-func desiredFrom(d *pb.Desired) fleet.Desired {
-	out := fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo}
+func desiredFrom(d *pb.Desired) DesiredSet {
+	out := DesiredSet{Part: int(d.Part), More: d.More, Desired: fleet.Desired{Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo}}
 	if len(d.Assignments) > 0 {
 		out.Assignments = make([]fleet.Assignment, len(d.Assignments))
 	}
@@ -165,7 +165,13 @@ func capacityFrom(c *pb.Capacity) fleet.Capacity {
 func readingsFrom(r *pb.Readings) fleet.Readings {
 	out := fleet.Readings{
 		Time: timeFrom(r.TimeNs), CPUPercent: int(r.CpuPercent), FreeMemMB: r.FreeMemMb, FreeDiskMB: r.FreeDiskMb,
-		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
+		Tasks: int(r.Tasks), Spooled: int(r.Spooled), Runtime: r.Runtime, Settings: r.Settings, ClockOff: time.Duration(r.ClockOffNs), Bundle: r.BundleVersion,
+	}
+	if u := r.Link; u != nil {
+		out.Link = fleet.LinkUse{
+			Month: u.Month, Keepalive: u.Keepalive, Readings: u.Readings, Updates: u.Updates,
+			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: u.State,
+		}
 	}
 	if len(r.Gpus) > 0 {
 		out.GPUs = make([]gpu.Reading, len(r.Gpus))

@@ -72,6 +72,7 @@ const (
 	RefusedBadRequest    RefusalCode = "bad_request"    // the message makes no sense
 	RefusedNotFound      RefusalCode = "not_found"      // no such task
 	RefusedBusy          RefusalCode = "busy"           // later, after RetryAfter
+	RefusedBudget        RefusalCode = "budget"         // the link's owner lets it wait
 	// RefusedCloned: another copy of the machine goes on with a newer key.
 	RefusedCloned RefusalCode = "cloned"
 )
@@ -98,8 +99,12 @@ type Pull struct {
 	CaughtUp bool
 }
 
-// DesiredSet is what the agent is to hold.
-type DesiredSet struct{ fleet.Desired }
+// DesiredSet is what the agent is to hold, or a part of it: see Split.
+type DesiredSet struct {
+	fleet.Desired
+	Part int  // from 0
+	More bool // another part follows
+}
 
 // Report carries status updates that are not yet acknowledged.
 type Report struct{ Updates []fleet.StatusUpdate }

@@ -55,7 +55,7 @@ type Relayed struct {
 
 	// To the replica.
 	Acks    []Ack
-	Desired *fleet.Desired
+	Desired []DesiredSet // parts of one set
 	Close   *SessionClose
 	Ask     bool
 	Resync  bool // have the agent say again what it holds
@@ -120,8 +120,8 @@ func relayedTo(r *Relayed) *pb.Relayed {
 	if r.Readings != nil {
 		out.Readings = readingsTo(*r.Readings)
 	}
-	if r.Desired != nil {
-		out.Desired = desiredTo(*r.Desired)
+	for _, d := range r.Desired {
+		out.Desired = append(out.Desired, desiredTo(d))
 	}
 	if r.Close != nil {
 		out.Close = &pb.SessionClose{Code: int64(r.Close.Code), Reason: text(r.Close.Reason, MaxText)}
@@ -163,9 +163,8 @@ func relayedFrom(r *pb.Relayed) Relayed {
 		v := readingsFrom(r.Readings)
 		out.Readings = &v
 	}
-	if r.Desired != nil {
-		d := desiredFrom(r.Desired)
-		out.Desired = &d
+	for _, d := range r.Desired {
+		out.Desired = append(out.Desired, desiredFrom(d))
 	}
 	if r.Close != nil {
 		out.Close = &SessionClose{Code: uint64(r.Close.Code), Reason: r.Close.Reason}
@@ -209,8 +208,9 @@ func (c *checker) relayed(r *Relayed) {
 		c.readings(*r.Readings)
 	}
 	c.acks(r.Acks)
-	if r.Desired != nil {
-		c.desired(*r.Desired)
+	c.count("parts of a set", len(r.Desired), MaxParts)
+	for _, d := range r.Desired {
+		c.desired(d.Desired)
 	}
 	if r.Close != nil {
 		c.free("reason", r.Close.Reason, MaxText)

@@ -36,7 +36,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 	case Pull:
 		e.Body = &pb.Envelope_Pull{Pull: pullTo(m)}
 	case DesiredSet:
-		e.Body = &pb.Envelope_Desired{Desired: desiredTo(m.Desired)}
+		e.Body = &pb.Envelope_Desired{Desired: desiredTo(m)}
 	case Report:
 		e.Body = &pb.Envelope_Report{Report: &pb.Report{Updates: updatesTo(m.Updates)}}
 	case Acks:
@@ -110,8 +110,9 @@ func unixNano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-func desiredTo(d fleet.Desired) *pb.Desired {
+func desiredTo(d DesiredSet) *pb.Desired {
 	out := &pb.Desired{
+		Part: int64(d.Part), More: d.More,
 		Term: d.Term, Generation: d.Generation, Base: d.Base, Full: d.Full, Echo: d.Echo,
 		Assignments: make([]*pb.Assignment, len(d.Assignments)),
 	}
@@ -175,8 +176,14 @@ func deviceTo(d *gpu.Device) *pb.Device {
 func readingsTo(r fleet.Readings) *pb.Readings {
 	out := &pb.Readings{
 		TimeNs: unixNano(r.Time), CpuPercent: int64(r.CPUPercent), FreeMemMb: r.FreeMemMB, FreeDiskMb: r.FreeDiskMB,
-		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText),
+		Tasks: int64(r.Tasks), Spooled: int64(r.Spooled), Runtime: text(r.Runtime, MaxText), Settings: text(r.Settings, MaxText),
 		ClockOffNs: int64(r.ClockOff), BundleVersion: r.Bundle,
+	}
+	if u := r.Link; u != (fleet.LinkUse{}) {
+		out.Link = &pb.LinkUse{
+			Month: text(u.Month, MaxName), Keepalive: u.Keepalive, Readings: u.Readings, Updates: u.Updates,
+			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: text(u.State, MaxName),
+		}
 	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))

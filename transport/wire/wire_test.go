@@ -250,7 +250,7 @@ func TestNewFieldsOfANewerPeerAreIgnored(t *testing.T) {
 }
 
 func TestBeatIsNeverShort(t *testing.T) {
-	for _, r := range []fleet.Readings{{}, {Tasks: 1}, {Runtime: strings.Repeat("x", 55)}, {Runtime: strings.Repeat("x", 300)}} {
+	for _, r := range []fleet.Readings{{}, {Tasks: 1}, {Runtime: strings.Repeat("x", 55)}, {Runtime: strings.Repeat("x", 300)}, {Settings: "agent.yaml:3"}} {
 		b, err := Append(nil, Readings{r})
 		if err != nil {
 			t.Fatal(err)
@@ -289,7 +289,7 @@ func TestInvalidMessagesAreRefusedBySender(t *testing.T) {
 	assign := func(f func(*fleet.Assignment)) Message {
 		a := fleet.Assignment{Task: "t1"}
 		f(&a)
-		return DesiredSet{fleet.Desired{Assignments: []fleet.Assignment{a}}}
+		return DesiredSet{Desired: fleet.Desired{Assignments: []fleet.Assignment{a}}}
 	}
 	update := func(f func(*fleet.StatusUpdate)) Message {
 		u := fleet.StatusUpdate{ID: "u1", Status: fleet.Status{Task: "t1", State: fleet.TaskRunning}}
@@ -334,7 +334,7 @@ func TestInvalidMessagesAreRefusedBySender(t *testing.T) {
 		{assign(func(a *fleet.Assignment) { a.Spec.Limits.Mem = -2 }), "limit -2 is outside 0"},
 		{update(func(u *fleet.StatusUpdate) { u.Status.Health = 3 }), "unknown task health 3"},
 		{update(func(u *fleet.StatusUpdate) { u.Status.Check.Known = true }), `unknown kind "" of a result`},
-		{DesiredSet{fleet.Desired{Assignments: make([]fleet.Assignment, MaxItems+1)}}, "4097 assignments"},
+		{DesiredSet{Desired: fleet.Desired{Assignments: make([]fleet.Assignment, MaxItems+1)}}, "4097 assignments"},
 		{update(func(u *fleet.StatusUpdate) { u.ID = "" }), "update is empty"},
 		{update(func(u *fleet.StatusUpdate) { u.Status.State = 0 }), "unknown task state 0"},
 		{update(func(u *fleet.StatusUpdate) { u.Status.State = fleet.TaskUnknown + 1 }), "unknown task state 15"},
@@ -385,7 +385,7 @@ func TestWhatTheFleetAcceptsCanBeSent(t *testing.T) {
 	for i := range fleet.MaxGPUs {
 		r.GPUs = append(r.GPUs, gpu.UUID(fmt.Sprintf("GPU-%03d", i)))
 	}
-	m := DesiredSet{fleet.Desired{Assignments: []fleet.Assignment{{Task: "t1", Spec: spec, Resources: r}}}}
+	m := DesiredSet{Desired: fleet.Desired{Assignments: []fleet.Assignment{{Task: "t1", Spec: spec, Resources: r}}}}
 	if err := NewConn(&bytes.Buffer{}, MaxControl).Send(m); err != nil {
 		t.Error(err)
 	}

@@ -6,17 +6,14 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/gpu/nvml"
@@ -33,16 +30,21 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if len(args) > 0 && args[0] == logCommand {
 		return tasklog.Main(args[1:])
 	}
+	return conf.Run(ctx, Root(), args, stdin, stdout, stderr)
+}
+
+// Root is the tree of commands.
+func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
 	}
-	root.AddCommand(joinCommand(), runCommand(), &cobra.Command{
+	root.AddCommand(joinCommand(), runCommand(), haltCommand(), settings.Command(), &cobra.Command{
 		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return nvml.Probe(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	})
-	return conf.Run(ctx, root, args, stdin, stdout, stderr)
+	return root
 }
 
 var settings = conf.Daemon{
@@ -51,73 +53,8 @@ var settings = conf.Daemon{
 		f.String("state", "/var/lib/tender/agent", "directory of the agent's key, certificate and checkpoint")
 	},
 	Serve: addRunFlags,
-}
-
-func joinCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "join LINE",
-		Short: "Make this machine an agent of a control plane",
-		Long: "Make this machine an agent of a control plane. LINE comes from 'tender token create';\n" +
-			"it names the replicas, the fingerprint of their root certificate and a secret.\n" +
-			"Use - to read it from standard input. The agent's key is made here and stays here.",
-		Example: "  tender-agent join tender1.eyJr...\n  tender token create --site lab | ssh box tender-agent join -",
-		Args:    cobra.ExactArgs(1),
-	}
-	load := settings.Bind(cmd, false)
-	hostname := cmd.Flags().String("name", "", "name to propose to the control plane; the host name if empty")
-	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		v, err := load()
-		if err != nil {
-			return err
-		}
-		line, err := conf.JoinLine(cmd.InOrStdin(), args[0])
-		if err != nil {
-			return err
-		}
-		if *hostname == "" {
-			if *hostname, err = os.Hostname(); err != nil {
-				return fmt.Errorf("host name: %w; give one with --name", err)
-			}
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
-		defer cancel()
-		id, err := agent.Join(ctx, line, agent.JoinOptions{
-			StateDir: v.GetString("state"), Hostname: *hostname,
-			Notice: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "note:", text) },
-		})
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as agent %s\n", line.TrustDomain, id)
-		fmt.Fprintln(cmd.ErrOrStderr(), "next: tender-agent run")
-		return nil
-	}
-	return cmd
-}
-
-func runCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "run", Short: "Run the agent in the foreground", Args: cobra.NoArgs,
-		Example: "  tender-agent run\n  tender-agent run --state /srv/tender --offer-cpus 6 --offer-mem 12288",
-	}
-	load := settings.Bind(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
-		if err != nil {
-			return err
-		}
-		log, err := conf.Logger(cmd.ErrOrStderr(), v.GetString("log-level"))
-		if err != nil {
-			return err
-		}
-		cfg, closeAll, err := runConfig(v, log)
-		if err != nil {
-			return err
-		}
-		return errors.Join(agent.Run(cmd.Context(), cfg), closeAll())
-	}
-	return cmd
+	State: "state",
+	Check: check,
 }
 
 // self is the path of this program, for the commands it starts itself under.

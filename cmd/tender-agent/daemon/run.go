@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/pflag"
@@ -16,7 +17,9 @@ import (
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/containerd"
+	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
+	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/gpu/isolate"
@@ -41,19 +44,36 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Bool("no-gpus", false, "keep the GPUs out of the pool")
 	f.StringSlice("plain-http-registry", nil, "registry (host or host:port) to speak to without TLS")
 	f.Int64("max-log-bytes", tasklog.DefaultMaxBytes, "size at which a task's log file is rotated")
+	f.String("link-budget-per-month", "", "bytes that the link may carry in a month (of UTC), such as 500MB; when they are used up, only states and kills travel")
+	f.String("link-quiet-hours", "", "hours of the day, this machine's time, in which only states and kills travel, such as 06:00-22:00")
+	f.Duration("link-readings-every", linkpolicy.ReadingsEvery, "how often readings are looked at, and sent if they have changed")
+	f.Duration("link-keepalive", linkpolicy.Default, "longest time between two signs of life, 15s to 60s; a lost agent is noticed 5s after it, 30s at the least")
 	_ = f.MarkHidden("any-gpu-node")
 }
 
+// check finds what the form of the settings does not show.
+func check(v *viper.Viper) error {
+	_, levelErr := conf.ParseLevel(v.GetString("log-level"))
+	_, offerErr := offer(v)
+	_, linkErr := link(v)
+	return errors.Join(levelErr, offerErr, linkErr)
+}
+
 // runConfig wires the agent. closeAll ends what it opened.
-func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll func() error, err error) {
+func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll func() error, err error) {
 	exe, err := self()
 	if err != nil {
 		return cfg, nil, err
 	}
-	offer, err := offer(v)
+	offer, err := offer(v.Viper)
 	if err != nil {
 		return cfg, nil, err
 	}
+	link, err := link(v.Viper)
+	if err != nil {
+		return cfg, nil, err
+	}
+	account := agent.OpenAccount(v.GetString("state"), link.Policy, log)
 	driver := nvml.Open(nvml.Config{
 		Path: exe, Args: []string{probeCommand}, Library: v.GetString("nvml"),
 		DriverRoot: v.GetString("driver-root"), DevRoot: v.GetString("dev-root"), Log: log,
@@ -66,6 +86,7 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 		Address: v.GetString("containerd"), Namespace: v.GetString("namespace"), Snapshotter: v.GetString("snapshotter"),
 		LogDir: logs, LogBinary: []string{logWriter(exe), logCommand}, MaxLogBytes: v.GetInt64("max-log-bytes"),
 		PlainHTTPRegistries: v.GetStringSlice("plain-http-registry"), Log: log,
+		MayFetch: account.MayFetch, Fetched: account.Fetched,
 		Isolate: func(ctx context.Context, ids []gpu.UUID) (func(*specs.Spec) error, error) {
 			if len(ids) == 0 {
 				return isolate.Void, nil
@@ -82,9 +103,27 @@ func runConfig(v *viper.Viper, log *slog.Logger) (cfg agent.Config, closeAll fun
 	}
 	cfg = agent.Config{
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
-		Offer: offer, Version: version.Get().Version, Log: log,
+		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
+}
+
+// link reads what the link may cost.
+func link(v *viper.Viper) (l agent.Link, err error) {
+	if l.Policy.PerMonth, err = linkpolicy.ParseBytes(v.GetString("link-budget-per-month")); err != nil {
+		return l, &conf.KeyError{Key: "link-budget-per-month", Err: err}
+	}
+	if l.Policy.Quiet, err = linkpolicy.ParseHours(v.GetString("link-quiet-hours")); err != nil {
+		return l, &conf.KeyError{Key: "link-quiet-hours", Err: err}
+	}
+	l.ReadingsEvery, l.Keepalive = v.GetDuration("link-readings-every"), v.GetDuration("link-keepalive")
+	if l.ReadingsEvery < time.Second {
+		return l, &conf.KeyError{Key: "link-readings-every", Err: fmt.Errorf("%v is too often; write 1s or more", l.ReadingsEvery)}
+	}
+	if l.Keepalive < linkpolicy.Shortest || l.Keepalive > linkpolicy.Longest {
+		return l, &conf.KeyError{Key: "link-keepalive", Err: fmt.Errorf("%v is not from %v to %v", l.Keepalive, linkpolicy.Shortest, linkpolicy.Longest)}
+	}
+	return l, nil
 }
 
 // logWriter is the small program that writes task logs, where it is installed;
@@ -110,26 +149,26 @@ func offer(v *viper.Viper) (agent.Offer, error) {
 		}
 		n, err := fleet.ParseScalar(text)
 		if err != nil {
-			return o, fmt.Errorf("--%s: %w", s.key, err)
+			return o, &conf.KeyError{Key: s.key, Err: err}
 		}
 		*s.to = &n
 	}
 	var err error
 	if o.Ports, err = ports(v.GetString("offer-ports")); err != nil {
-		return o, fmt.Errorf("--offer-ports: %w", err)
+		return o, &conf.KeyError{Key: "offer-ports", Err: err}
 	}
 	custom, _, err := amounts(v.GetStringSlice("offer-custom"))
 	if err == nil && !custom.Equal(fleet.Resources{Custom: custom.Custom}) {
 		err = errors.New("cpus, mem, disk and gpus have flags of their own")
 	}
 	if err != nil {
-		return o, fmt.Errorf("--offer-custom: %w", err)
+		return o, &conf.KeyError{Key: "offer-custom", Err: err}
 	}
 	o.Custom = custom.Custom
 	for _, text := range v.GetStringSlice("reserve") {
 		r, err := reservation(text)
 		if err != nil {
-			return o, fmt.Errorf("--reserve %q: %w", text, err)
+			return o, &conf.KeyError{Key: "reserve", Err: fmt.Errorf("%q: %w", text, err)}
 		}
 		o.Reserve = append(o.Reserve, r)
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -60,6 +61,38 @@ func TestWhatIsOffered(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", tc.args, got, err, tc.want)
 		case tc.refused != "" && (err == nil || !strings.Contains(err.Error(), tc.refused)):
 			t.Errorf("%s: %q, %v; want an error with %q", tc.args, got, err, tc.refused)
+		}
+	}
+}
+
+func TestWhatTheLinkMayCost(t *testing.T) {
+	for _, tc := range []struct{ args, want, refused string }{
+		{"", "0 B, quiet , readings 10s, keepalive 25s", ""},
+		{
+			"--link-budget-per-month=500MB --link-quiet-hours=06:00-22:00 --link-readings-every=1m --link-keepalive=60s",
+			"500000000 B, quiet 06:00-22:00, readings 1m0s, keepalive 1m0s", "",
+		},
+		{"--link-budget-per-month=500", "", `--link-budget-per-month: "500": write a whole number and a unit`},
+		{"--link-quiet-hours=6-22", "", "--link-quiet-hours: \"6-22\": write FROM-TO"},
+		{"--link-readings-every=1ms", "", "write 1s or more"},
+		{"--link-keepalive=5m", "", "is not from 15s to 1m0s"},
+	} {
+		f := pflag.NewFlagSet("run", pflag.ContinueOnError)
+		addRunFlags(f)
+		if err := f.Parse(strings.Fields(tc.args)); err != nil {
+			t.Fatal(err)
+		}
+		v := viper.New()
+		if err := v.BindPFlags(f); err != nil {
+			t.Fatal(err)
+		}
+		l, err := link(v)
+		got := fmt.Sprintf("%d B, quiet %s, readings %v, keepalive %v", l.Policy.PerMonth, l.Policy.Quiet, l.ReadingsEvery, l.Keepalive)
+		switch {
+		case tc.refused == "" && (err != nil || got != tc.want):
+			t.Errorf("%s: %s, %v; want %s", tc.args, got, err, tc.want)
+		case tc.refused != "" && (err == nil || !strings.Contains(err.Error(), tc.refused)):
+			t.Errorf("%s: %s, %v; want an error with %q", tc.args, got, err, tc.refused)
 		}
 	}
 }

@@ -54,6 +54,9 @@ func Run(ctx context.Context, args, env []string, s Streams) int {
 	return a.run(ctx, args)
 }
 
+// Root is the tree of commands, for manuals and completions.
+func Root() *cobra.Command { return (&app{env: map[string]string{}, now: time.Now}).root() }
+
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)

@@ -22,7 +22,9 @@ func (a *app) agentsCommand() *cobra.Command {
 		Long: `List the machines of the fleet.
 
 AVAILABILITY says whether an agent is offered: active, draining, drained,
-deactivated, or in maintenance. LINK is what carries the agent's session, CERT how
+deactivated, or in maintenance. LINK is what carries the agent's session:
+quic, or tcp where UDP is blocked, and whether only states and kills travel there:
+quiet hours, or over budget. CERT is how
 many days its certificate still holds. Of CPUS and MEM, what is free comes before
 what there is.`,
 		Example: "  tender agents\n  tender agents -o json",
@@ -36,7 +38,7 @@ what there is.`,
 				var rows [][]string
 				for _, g := range agents {
 					rows = append(rows, []string{
-						g.ID, g.Site, g.State, g.Availability, g.Link, days(g.CertDaysLeft), share(g, cpusOf), share(g, memOf),
+						g.ID, g.Site, g.State, g.Availability, linkText(g), days(g.CertDaysLeft), share(g, cpusOf), share(g, memOf),
 						gpuSummary(g.GPUs), strconv.Itoa(len(g.Tasks)), a.seen(g),
 					})
 				}
@@ -56,6 +58,9 @@ func (a *app) agentNotes(g client.Agent) {
 	}
 	if g.ClockOff != 0 {
 		fmt.Fprintf(a.Err, "note:  %s: its machine's clock is %s\n", clean(g.ID), clockField(g))
+	}
+	if r := g.Readings; r != nil && r.Settings != "" {
+		fmt.Fprintf(a.Err, "note:  %s: its settings are broken: %s\n", clean(g.ID), clean(r.Settings))
 	}
 }
 
@@ -187,7 +192,10 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 		"Tasks", strings.Join(g.Tasks, ", "),
 	}
 	if r := g.Readings; r != nil {
-		pairs = append(pairs, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"))
+		pairs = append(pairs, "CPU in use", fmt.Sprintf("%d%%", r.CPUPercent), "Updates to send", strconv.Itoa(r.Spooled), "Runtime", cmp.Or(r.Runtime, "works"), "Link this month", linkUse(r.Link))
+		if r.Settings != "" {
+			pairs = append(pairs, "Settings", r.Settings)
+		}
 	}
 	fields(w, pairs...)
 	fmt.Fprintln(w)
@@ -200,6 +208,44 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 		fmt.Fprintln(w)
 		gpuTable(w, g)
 	}
+}
+
+// linkUse is what an agent's link has carried, for a line.
+func linkUse(u *client.LinkUse) string {
+	if u == nil {
+		return ""
+	}
+	text := bytesText(u.Total)
+	if u.Budget > 0 {
+		text += " of " + bytesText(u.Budget)
+	}
+	text += fmt.Sprintf(" (keepalive %s, readings %s, updates %s, images %s, logs %s)",
+		bytesText(u.Keepalive), bytesText(u.Readings), bytesText(u.Updates), bytesText(u.Images), bytesText(u.Logs))
+	if u.State != "" {
+		text += "; " + u.State + ": only states and kills travel"
+	}
+	return text
+}
+
+// bytesText is in decimal units, as contracts for links are.
+func bytesText(n int64) string {
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"GB", 1e9}, {"MB", 1e6}} {
+		if n >= u.size {
+			return fmt.Sprintf("%d.%d %s", n/u.size, n/(u.size/10)%10, u.name)
+		}
+	}
+	return fmt.Sprintf("%d kB", (n+999)/1000)
+}
+
+// linkText is what carries a session, and what is held back there.
+func linkText(g client.Agent) string {
+	if g.Readings == nil || g.Readings.Link == nil || g.Readings.Link.State == "" || g.Link == "" {
+		return g.Link
+	}
+	return g.Link + " (" + g.Readings.Link.State + ")"
 }
 
 func (a *app) drainField(g client.Agent) string {

@@ -200,6 +200,8 @@ func (w *world) happen(word string, args []string) error {
 		f.SetStatus(api.Status{ID: "r1", Leader: fleet.ReplicaID(args[0]), LeaderAddr: args[1]})
 	case "trust": // it has a root, which agents get that connect from then on
 		return f.Trust()
+	case "turn": // PHASE of the rotation
+		f.Turn(args[0])
 	case "down": // the replica is gone
 		w.close()
 	default:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tenderfleet/tender/cmd/internal/unit"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/registrar"
 )
@@ -52,7 +53,7 @@ What a restore means to agents and tasks: tender snapshot restore --help.`,
 	addr := f.String("addr", "", "name or address that agents and other replicas reach this machine by, HOST[:7443] (required)")
 	id := f.String("id", "", "id of this replica; made from the host name if empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
+		v, err := load.Load()
 		if err != nil {
 			return err
 		}
@@ -81,12 +82,23 @@ func restore(ctx context.Context, cmd *cobra.Command, from string, o controlplan
 	}
 	defer file.Close() //nolint:errcheck // only read
 	o.Snapshot = file
+	// The files may be for root alone, the data are the service's.
+	foreign := unit.Foreign(o.DataDir)
 	h, done, err := controlplane.Restore(ctx, o)
 	if err != nil {
-		return fmt.Errorf("%s: %w", from, err)
+		err = fmt.Errorf("%s: %w", from, err)
+	}
+	if foreign {
+		err = errors.Join(err, unit.Give(o.DataDir))
+	}
+	if err != nil {
+		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s with the state of %s\n", o.ID, h.TrustDomain, o.DataDir, h.Time.UTC().Format("2006-01-02T15:04:05Z"))
 	fmt.Fprintf(cmd.ErrOrStderr(), restoreNext, done.Unsettled, done.Lost)
+	if foreign {
+		return start(cmd)
+	}
 	return nil
 }
 

@@ -8,14 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
 
 	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/notify"
+	"github.com/tenderfleet/tender/cmd/internal/unit"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/allocator"
@@ -27,11 +31,16 @@ import (
 
 // Main runs one command and returns the exit code.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return conf.Run(ctx, Root(), args, stdin, stdout, stderr)
+}
+
+// Root is the tree of commands.
+func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tenderd", Short: "A replica of a Tender control plane",
 	}
-	root.AddCommand(initCommand(), joinCommand(), restoreCommand(), runCommand(), devCommand())
-	return conf.Run(ctx, root, args, stdin, stdout, stderr)
+	root.AddCommand(initCommand(), joinCommand(), restoreCommand(), backupCommand(), runCommand(), settings.Command(), devCommand())
+	return root
 }
 
 var settings = conf.Daemon{
@@ -40,6 +49,20 @@ var settings = conf.Daemon{
 		f.String("data", "/var/lib/tender/server", "directory of keys, certificates, log and snapshots")
 	},
 	Serve: addRunFlags,
+	State: "data",
+	Check: check,
+}
+
+// check finds what the form of the settings does not show.
+func check(v *viper.Viper) error {
+	_, err := conf.ParseLevel(v.GetString("log-level"))
+	if _, timingErr := controlplane.TimingOf(v.GetString("raft-timing")); timingErr != nil {
+		err = errors.Join(err, &conf.KeyError{Key: "raft-timing", Err: timingErr})
+	}
+	if d := v.GetDuration("offer-timeout"); d < time.Second {
+		err = errors.Join(err, &conf.KeyError{Key: "offer-timeout", Err: fmt.Errorf("%v: give schedulers a second at least", d)})
+	}
+	return err
 }
 
 // replicaID proposes an id made of the host name.
@@ -64,7 +87,7 @@ func initCommand() *cobra.Command {
 	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
 	domain := cmd.Flags().String("trust-domain", "", "name of the fleet in every identity; made at random if empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
+		v, err := load.Load()
 		if err != nil {
 			return err
 		}
@@ -81,15 +104,38 @@ func initCommand() *cobra.Command {
 		if o.TrustDomain == "" {
 			o.TrustDomain = "fleet-" + strings.ToLower(rand.Text()[:8])
 		}
+		if unit.Foreign(o.DataDir) {
+			return rerun(cmd, o.DataDir, "", "init", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--trust-domain", *domain)
+		}
 		made, err := controlplane.Init(cmd.Context(), o)
+		if held := (*controlplane.HeldError)(nil); errors.As(err, &held) && held.ID == o.ID && held.Addr == o.Addr && (*domain == "" || *domain == held.TrustDomain) {
+			fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s already\n", held.ID, held.TrustDomain, held.Dir)
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s\nroot certificate %s\n", o.ID, o.TrustDomain, o.DataDir, made.Pin)
 		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir)
+		fmt.Fprint(cmd.ErrOrStderr(), firewall(o.Addr))
 		return nil
 	}
 	return cmd
+}
+
+// firewall is what a packet filter needs to let through, in three dialects.
+func firewall(addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(`
+Agents, users and other replicas come to port PORT, UDP and TCP. A firewall must
+let them:
+      ufw allow PORT/udp && ufw allow PORT/tcp
+      firewall-cmd --permanent --add-port=PORT/udp --add-port=PORT/tcp && firewall-cmd --reload
+      nft add rule inet filter input meta l4proto { tcp, udp } th dport PORT accept
+`, "PORT", port)
 }
 
 const initNext = `
@@ -115,7 +161,7 @@ func joinCommand() *cobra.Command {
 	id := cmd.Flags().String("id", "", "id of this replica; made from the host name if empty")
 	wait := cmd.Flags().Duration("timeout", time.Minute, "how long to keep trying")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		v, err := load()
+		v, err := load.Load()
 		if err != nil {
 			return err
 		}
@@ -133,9 +179,16 @@ func joinCommand() *cobra.Command {
 		if o.Addr, err = controlplane.CheckAddr(*addr); err != nil {
 			return err
 		}
+		if unit.Foreign(o.DataDir) {
+			return rerun(cmd, o.DataDir, line.String(), "join", "--data", o.DataDir, "--addr", o.Addr, "--id", string(o.ID), "--timeout", wait.String(), "-")
+		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), *wait)
 		defer cancel()
 		got, err := controlplane.Join(ctx, line, o)
+		if held := (*controlplane.HeldError)(nil); errors.As(err, &held) && held.ID == o.ID && held.Addr == o.Addr && held.TrustDomain == line.TrustDomain {
+			fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s already; the join line was not used\n", held.ID, held.TrustDomain, held.Dir)
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -144,6 +197,30 @@ func joinCommand() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// service is the unit that runs a replica.
+const service = "tenderd.service"
+
+// rerun runs a command as the user whom the data directory belongs to, so that
+// nothing in it is root's, and starts the unit.
+func rerun(cmd *cobra.Command, dir, stdin string, args ...string) error {
+	if err := unit.RunAs(cmd.Context(), dir, stdin, cmd.OutOrStdout(), cmd.ErrOrStderr(), args...); err != nil {
+		return err
+	}
+	return start(cmd)
+}
+
+// start starts the unit, where there is one.
+func start(cmd *cobra.Command) error {
+	if !unit.Installed(service) {
+		return nil
+	}
+	if err := unit.Start(cmd.Context(), service); err != nil {
+		return fmt.Errorf("the replica is made, but was not started: %w", err)
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "the replica runs: systemctl status tenderd")
+	return nil
 }
 
 func addRunFlags(f *pflag.FlagSet) {
@@ -168,24 +245,22 @@ func runCommand() *cobra.Command {
 	}
 	load := settings.Bind(cmd, true)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := load()
+		v, broken, err := load.LoadOrLast()
 		if err != nil {
 			return err
 		}
-		log, err := conf.Logger(cmd.ErrOrStderr(), v.GetString("log-level"))
-		if err != nil {
+		l := &live{load: load.Load, begun: v, notify: notify.Open(os.Getenv)}
+		l.log = conf.LeveledLogger(cmd.ErrOrStderr(), &l.level)
+		if err := l.begin(v, broken); err != nil {
 			return err
-		}
-		if v.GetDuration("offer-timeout") < time.Second {
-			return fmt.Errorf("--offer-timeout %v: give schedulers a second at least", v.GetDuration("offer-timeout"))
 		}
 		timing, err := controlplane.TimingOf(v.GetString("raft-timing"))
 		if err != nil {
-			return fmt.Errorf("--raft-timing: %w", err)
+			return err // the check has missed it
 		}
-		return coded(controlplane.Run(cmd.Context(), controlplane.Config{
+		return coded(l.serve(cmd.Context(), controlplane.Config{
 			Timing:  timing,
-			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: log, Version: version.Get().Version,
+			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: l.log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
 			Leader: leader.Config{
 				OfferTimeout: v.GetDuration("offer-timeout"),

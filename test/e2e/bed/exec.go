@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// NetNS is the path of a node's network namespace.
+func (b *Bed) NetNS(node string) string { return b.netnsPath(node) }
+
 // Argv is the command line that runs a program on a node. nsenter becomes the
 // program, so that a pid is the program's own; unlike ip netns exec it leaves
 // /sys as it is, where the program finds its cgroups.

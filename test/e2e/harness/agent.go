@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,6 +33,7 @@ type Agent struct {
 	Node      string
 	fleet     *Fleet
 	args      []string
+	boot      string // a file with the machine's boot id; empty is the real one
 	proc      *Process
 }
 
@@ -62,11 +65,29 @@ func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
 func (a *Agent) Start(t testing.TB) {
 	t.Helper()
 	path, args := a.fleet.on(a.Node, "tender-agent", a.args...)
+	if a.boot != "" {
+		const bind = `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`
+		args = append([]string{"-m", "sh", "-c", bind, a.boot, path}, args...)
+		path = "/usr/bin/unshare"
+	}
 	a.proc = spawn(a.fleet.owner, t, a.ID, path, args...)
 	if a.Runtime != nil {
 		// Before the agent is stopped it gets the time to clean up.
 		a.fleet.owner.Cleanup(func() { a.Runtime.settle(a.fleet.owner) })
 	}
+}
+
+// Reboot cuts the agent's machine from its power and starts it again: agent,
+// containerd and tasks end at once, and the next agent finds another boot id.
+func (a *Agent) Reboot(t testing.TB) {
+	t.Helper()
+	a.proc.Kill(t)
+	a.boot = a.State + ".boot_id"
+	err := errors.Join(a.Runtime.PowerOff(), os.WriteFile(a.boot, []byte(strings.ToLower(rand.Text())+"\n"), 0o600), a.Runtime.Run())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Start(t)
 }
 
 // Process is the running agent, or the last one.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type Fleet struct {
 	owner    testing.TB // the test that made it, which its programs end with
 	bed      *bed.Bed   // where they run; nil is loopback
 	dir      string
+	made     int // replicas, those that were removed too
 	agents   int
 }
 
@@ -96,6 +98,18 @@ func (f *Fleet) Extend(t testing.TB, runArgs ...string) *Replica {
 	return r
 }
 
+// Remove takes a replica out of the control plane, and ends it.
+func (f *Fleet) Remove(t testing.TB, r *Replica) {
+	t.Helper()
+	if _, err := f.RemoveReplica(t.Context(), r.ID, client.RemoveReplica{}); err != nil {
+		t.Fatalf("remove %s: %v", r.ID, err)
+	}
+	r.Kill(t)
+	f.Replicas = slices.DeleteFunc(f.Replicas, func(x *Replica) bool { return x == r })
+	f.connect(t)
+	f.voters(t, len(f.Replicas))
+}
+
 // voters waits until that many replicas vote, as each of them sees it.
 func (f *Fleet) voters(t testing.TB, n int) {
 	t.Helper()
@@ -116,7 +130,8 @@ func (f *Fleet) voters(t testing.TB, n int) {
 
 func (f *Fleet) replica(t testing.TB, runArgs []string) *Replica {
 	t.Helper()
-	id := fmt.Sprintf("r%d", len(f.Replicas)+1)
+	f.made++
+	id := fmt.Sprintf("r%d", f.made)
 	r := &Replica{ID: id, Addr: freeAddr(t), Data: filepath.Join(f.dir, id), Socket: filepath.Join(f.dir, id+".sock"), Plain: freeAddr(t), fleet: f}
 	if f.bed != nil {
 		r.Node = "c" + id[1:]

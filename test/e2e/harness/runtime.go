@@ -83,8 +83,12 @@ func (r *Runtime) count(ctx context.Context) {
 			}
 			var start events.TaskStart
 			if typeurl.UnmarshalTo(e.Event, &start) == nil {
+				task := start.ContainerID
+				if c, err := r.Client.ContainerService().Get(namespaces.WithNamespace(ctx, r.Namespace), task); err == nil {
+					task = c.Labels["tender.task"] // the container may have another name
+				}
 				r.mu.Lock()
-				r.starts[start.ContainerID]++
+				r.starts[task]++
 				r.mu.Unlock()
 			}
 		}

@@ -16,14 +16,24 @@ func TestLongFaults(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "--raft-patience", "4")
 	w.play(t, []scenario{
-		{"far replicas, and a paused agent", together(
+		{"far replicas, a paused agent, and one that was away", together(
 			scenario{"9 replicas are 200 ms apart and 5 % is lost: no storm of elections, writes within 2 s", w.replicasFar},
 			scenario{"16 an agent is paused for 40 s: it is seen as gone, and is back with its tasks", w.agentPaused},
+			scenario{"23 UDP is blocked after an outage of 40 s: over TCP within 20 s", w.outageThenNoUDP},
 		)},
 		{"a site without a network, and one without UDP", together(
 			scenario{"17 a site is cut off for 85 s: its tasks are unreachable, nothing starts elsewhere, it comes back", w.cutOff},
 			scenario{"23 UDP is blocked during a session: it goes on over TCP within 20 s, and over QUIC when UDP passes", w.udpBlocked},
 		)},
+	})
+}
+
+// TestTheControlPlaneIsAway is long, too, and leaves nothing that another
+// scenario could use meanwhile.
+func TestTheControlPlaneIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.play(t, []scenario{
 		{"4 all replicas are down for 60 s: tasks go on, everything is told in order, nothing is restarted", w.allDown},
 	})
 }

@@ -1143,6 +1143,8 @@ type Desired struct {
 	Full          bool                   `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
 	Assignments   []*Assignment          `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	Echo          uint64                 `protobuf:"varint,6,opt,name=echo,proto3" json:"echo,omitempty"`
+	Part          int64                  `protobuf:"varint,9,opt,name=part,proto3" json:"part,omitempty"`
+	More          bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1217,6 +1219,20 @@ func (x *Desired) GetEcho() uint64 {
 		return x.Echo
 	}
 	return 0
+}
+
+func (x *Desired) GetPart() int64 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *Desired) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type Assignment struct {
@@ -2822,8 +2838,10 @@ type Readings struct {
 	Spooled       int64                  `protobuf:"varint,6,opt,name=spooled,proto3" json:"spooled,omitempty"`
 	Gpus          []*GPUReading          `protobuf:"bytes,7,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Runtime       string                 `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Link          *LinkUse               `protobuf:"bytes,20,opt,name=link,proto3" json:"link,omitempty"`
 	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
+	Settings      string                 `protobuf:"bytes,30,opt,name=settings,proto3" json:"settings,omitempty"` // what is wrong with the agent's settings
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2914,6 +2932,13 @@ func (x *Readings) GetRuntime() string {
 	return ""
 }
 
+func (x *Readings) GetLink() *LinkUse {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
 func (x *Readings) GetClockOffNs() int64 {
 	if x != nil {
 		return x.ClockOffNs
@@ -2926,6 +2951,114 @@ func (x *Readings) GetBundleVersion() uint64 {
 		return x.BundleVersion
 	}
 	return 0
+}
+
+func (x *Readings) GetSettings() string {
+	if x != nil {
+		return x.Settings
+	}
+	return ""
+}
+
+// LinkUse is in bytes.
+type LinkUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Month         string                 `protobuf:"bytes,1,opt,name=month,proto3" json:"month,omitempty"`
+	Keepalive     int64                  `protobuf:"varint,2,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
+	Readings      int64                  `protobuf:"varint,3,opt,name=readings,proto3" json:"readings,omitempty"`
+	Updates       int64                  `protobuf:"varint,4,opt,name=updates,proto3" json:"updates,omitempty"`
+	Images        int64                  `protobuf:"varint,5,opt,name=images,proto3" json:"images,omitempty"`
+	Logs          int64                  `protobuf:"varint,6,opt,name=logs,proto3" json:"logs,omitempty"`
+	Budget        int64                  `protobuf:"varint,7,opt,name=budget,proto3" json:"budget,omitempty"`
+	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkUse) Reset() {
+	*x = LinkUse{}
+	mi := &file_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkUse) ProtoMessage() {}
+
+func (x *LinkUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkUse.ProtoReflect.Descriptor instead.
+func (*LinkUse) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *LinkUse) GetMonth() string {
+	if x != nil {
+		return x.Month
+	}
+	return ""
+}
+
+func (x *LinkUse) GetKeepalive() int64 {
+	if x != nil {
+		return x.Keepalive
+	}
+	return 0
+}
+
+func (x *LinkUse) GetReadings() int64 {
+	if x != nil {
+		return x.Readings
+	}
+	return 0
+}
+
+func (x *LinkUse) GetUpdates() int64 {
+	if x != nil {
+		return x.Updates
+	}
+	return 0
+}
+
+func (x *LinkUse) GetImages() int64 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *LinkUse) GetLogs() int64 {
+	if x != nil {
+		return x.Logs
+	}
+	return 0
+}
+
+func (x *LinkUse) GetBudget() int64 {
+	if x != nil {
+		return x.Budget
+	}
+	return 0
+}
+
+func (x *LinkUse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
 }
 
 type GPUReading struct {
@@ -2941,7 +3074,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2953,7 +3086,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2966,7 +3099,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -3014,7 +3147,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3159,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3172,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Goaway) GetText() string {
@@ -3067,7 +3200,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3212,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3225,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -3127,7 +3260,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3272,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3285,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -3187,7 +3320,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3332,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3345,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Bundle) GetVersion() uint64 {
@@ -3244,7 +3377,7 @@ type KeyStored struct {
 
 func (x *KeyStored) Reset() {
 	*x = KeyStored{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3389,7 @@ func (x *KeyStored) String() string {
 func (*KeyStored) ProtoMessage() {}
 
 func (x *KeyStored) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3402,7 @@ func (x *KeyStored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
 func (*KeyStored) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 type LogsRequest struct {
@@ -3285,7 +3418,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3430,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3443,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3358,7 +3491,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +3503,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +3516,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3408,7 +3541,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3553,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3566,7 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 type Led struct {
@@ -3445,7 +3578,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3590,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3603,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3488,7 +3621,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3633,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3646,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
 type RelayHello struct {
@@ -3526,7 +3659,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3671,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3684,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3579,7 +3712,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3591,7 +3724,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3604,7 +3737,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3637,7 +3770,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3649,7 +3782,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3662,7 +3795,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3685,7 +3818,7 @@ type Relayed struct {
 	Answered      bool                   `protobuf:"varint,8,opt,name=answered,proto3" json:"answered,omitempty"`
 	Down          bool                   `protobuf:"varint,9,opt,name=down,proto3" json:"down,omitempty"`
 	Acks          []*Ack                 `protobuf:"bytes,10,rep,name=acks,proto3" json:"acks,omitempty"`
-	Desired       *Desired               `protobuf:"bytes,11,opt,name=desired,proto3" json:"desired,omitempty"`
+	Desired       []*Desired             `protobuf:"bytes,11,rep,name=desired,proto3" json:"desired,omitempty"`
 	Close         *SessionClose          `protobuf:"bytes,12,opt,name=close,proto3" json:"close,omitempty"`
 	Ask           bool                   `protobuf:"varint,13,opt,name=ask,proto3" json:"ask,omitempty"`
 	Resync        bool                   `protobuf:"varint,14,opt,name=resync,proto3" json:"resync,omitempty"`
@@ -3695,7 +3828,7 @@ type Relayed struct {
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3707,7 +3840,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +3853,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3793,7 +3926,7 @@ func (x *Relayed) GetAcks() []*Ack {
 	return nil
 }
 
-func (x *Relayed) GetDesired() *Desired {
+func (x *Relayed) GetDesired() []*Desired {
 	if x != nil {
 		return x.Desired
 	}
@@ -3838,7 +3971,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +3983,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +3996,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{45}
+	return file_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SessionUp) GetKey() string {
@@ -3939,7 +4072,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[46]
+	mi := &file_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4084,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[46]
+	mi := &file_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4097,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{46}
+	return file_wire_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -3990,7 +4123,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[47]
+	mi := &file_wire_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4135,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[47]
+	mi := &file_wire_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4148,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{47}
+	return file_wire_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -4108,7 +4241,7 @@ const file_wire_proto_rawDesc = "" +
 	"generation\x12\x12\n" +
 	"\x04full\x18\x03 \x01(\bR\x04full\x12\x14\n" +
 	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\x12\x1b\n" +
-	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xb4\x01\n" +
+	"\tcaught_up\x18\x05 \x01(\bR\bcaughtUp\"\xdc\x01\n" +
 	"\aDesired\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1e\n" +
 	"\n" +
@@ -4117,7 +4250,10 @@ const file_wire_proto_rawDesc = "" +
 	"\x04base\x18\x03 \x01(\x04R\x04base\x12\x12\n" +
 	"\x04full\x18\x04 \x01(\bR\x04full\x129\n" +
 	"\vassignments\x18\x05 \x03(\v2\x17.tender.wire.AssignmentR\vassignments\x12\x12\n" +
-	"\x04echo\x18\x06 \x01(\x04R\x04echo\"\xcb\x01\n" +
+	"\x04echo\x18\x06 \x01(\x04R\x04echo\x12\x12\n" +
+	"\x04part\x18\t \x01(\x03R\x04part\x12\x12\n" +
+	"\x04more\x18\n" +
+	" \x01(\bR\x04more\"\xcb\x01\n" +
 	"\n" +
 	"Assignment\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12)\n" +
@@ -4265,7 +4401,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xc6\x02\n" +
+	" \x01(\tR\x06reason\"\x8c\x03\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -4276,10 +4412,21 @@ const file_wire_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x01(\x03R\x05tasks\x12\x18\n" +
 	"\aspooled\x18\x06 \x01(\x03R\aspooled\x12+\n" +
 	"\x04gpus\x18\a \x03(\v2\x17.tender.wire.GPUReadingR\x04gpus\x12\x18\n" +
-	"\aruntime\x18\b \x01(\tR\aruntime\x12 \n" +
+	"\aruntime\x18\b \x01(\tR\aruntime\x12(\n" +
+	"\x04link\x18\x14 \x01(\v2\x14.tender.wire.LinkUseR\x04link\x12 \n" +
 	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
 	"clockOffNs\x12%\n" +
-	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\"\xa9\x01\n" +
+	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\x12\x1a\n" +
+	"\bsettings\x18\x1e \x01(\tR\bsettings\"\xcd\x01\n" +
+	"\aLinkUse\x12\x14\n" +
+	"\x05month\x18\x01 \x01(\tR\x05month\x12\x1c\n" +
+	"\tkeepalive\x18\x02 \x01(\x03R\tkeepalive\x12\x1a\n" +
+	"\breadings\x18\x03 \x01(\x03R\breadings\x12\x18\n" +
+	"\aupdates\x18\x04 \x01(\x03R\aupdates\x12\x16\n" +
+	"\x06images\x18\x05 \x01(\x03R\x06images\x12\x12\n" +
+	"\x04logs\x18\x06 \x01(\x03R\x04logs\x12\x16\n" +
+	"\x06budget\x18\a \x01(\x03R\x06budget\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\"\xa9\x01\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12!\n" +
@@ -4342,7 +4489,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04down\x18\t \x01(\bR\x04down\x12$\n" +
 	"\x04acks\x18\n" +
 	" \x03(\v2\x10.tender.wire.AckR\x04acks\x12.\n" +
-	"\adesired\x18\v \x01(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
+	"\adesired\x18\v \x03(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
 	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
@@ -4404,7 +4551,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_wire_proto_goTypes = []any{
 	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
 	(TaskState)(0),       // 1: tender.wire.TaskState
@@ -4439,27 +4586,28 @@ var file_wire_proto_goTypes = []any{
 	(*Capacity)(nil),     // 30: tender.wire.Capacity
 	(*Device)(nil),       // 31: tender.wire.Device
 	(*Readings)(nil),     // 32: tender.wire.Readings
-	(*GPUReading)(nil),   // 33: tender.wire.GPUReading
-	(*Goaway)(nil),       // 34: tender.wire.Goaway
-	(*RenewRequest)(nil), // 35: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 36: tender.wire.Certificate
-	(*Bundle)(nil),       // 37: tender.wire.Bundle
-	(*KeyStored)(nil),    // 38: tender.wire.KeyStored
-	(*LogsRequest)(nil),  // 39: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 40: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 41: tender.wire.LogEnd
-	(*Led)(nil),          // 42: tender.wire.Led
-	(*Ask)(nil),          // 43: tender.wire.Ask
-	(*RelayHello)(nil),   // 44: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 45: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 46: tender.wire.Relay
-	(*Relayed)(nil),      // 47: tender.wire.Relayed
-	(*SessionUp)(nil),    // 48: tender.wire.SessionUp
-	(*SessionClose)(nil), // 49: tender.wire.SessionClose
-	(*Through)(nil),      // 50: tender.wire.Through
-	nil,                  // 51: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 52: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 53: tender.wire.Check.EnvEntry
+	(*LinkUse)(nil),      // 33: tender.wire.LinkUse
+	(*GPUReading)(nil),   // 34: tender.wire.GPUReading
+	(*Goaway)(nil),       // 35: tender.wire.Goaway
+	(*RenewRequest)(nil), // 36: tender.wire.RenewRequest
+	(*Certificate)(nil),  // 37: tender.wire.Certificate
+	(*Bundle)(nil),       // 38: tender.wire.Bundle
+	(*KeyStored)(nil),    // 39: tender.wire.KeyStored
+	(*LogsRequest)(nil),  // 40: tender.wire.LogsRequest
+	(*LogChunk)(nil),     // 41: tender.wire.LogChunk
+	(*LogEnd)(nil),       // 42: tender.wire.LogEnd
+	(*Led)(nil),          // 43: tender.wire.Led
+	(*Ask)(nil),          // 44: tender.wire.Ask
+	(*RelayHello)(nil),   // 45: tender.wire.RelayHello
+	(*RelayWelcome)(nil), // 46: tender.wire.RelayWelcome
+	(*Relay)(nil),        // 47: tender.wire.Relay
+	(*Relayed)(nil),      // 48: tender.wire.Relayed
+	(*SessionUp)(nil),    // 49: tender.wire.SessionUp
+	(*SessionClose)(nil), // 50: tender.wire.SessionClose
+	(*Through)(nil),      // 51: tender.wire.Through
+	nil,                  // 52: tender.wire.TaskSpec.EnvEntry
+	nil,                  // 53: tender.wire.TaskSpec.LabelsEntry
+	nil,                  // 54: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4471,34 +4619,34 @@ var file_wire_proto_depIdxs = []int32{
 	28, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
 	30, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
 	32, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	34, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	35, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	36, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	39, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	40, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	41, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	37, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
-	38, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	42, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	43, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	46, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	44, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	45, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	50, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	35, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	36, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	37, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	40, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	41, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	42, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	38, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	39, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	43, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	44, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	47, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	45, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	46, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	51, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
 	5,  // 23: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
 	6,  // 24: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
 	30, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
 	11, // 26: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
 	12, // 27: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
 	17, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	51, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	52, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	52, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	53, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
 	15, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
 	15, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
 	16, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
 	13, // 34: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
 	14, // 35: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
-	53, // 36: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	54, // 36: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
 	18, // 37: tender.wire.Resources.flat:type_name -> tender.wire.Flat
 	21, // 38: tender.wire.Resources.parts:type_name -> tender.wire.Part
 	19, // 39: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
@@ -4516,21 +4664,22 @@ var file_wire_proto_depIdxs = []int32{
 	17, // 51: tender.wire.Capacity.total:type_name -> tender.wire.Resources
 	31, // 52: tender.wire.Capacity.devices:type_name -> tender.wire.Device
 	2,  // 53: tender.wire.Device.health:type_name -> tender.wire.Health
-	33, // 54: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	47, // 55: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	48, // 56: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	30, // 57: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	25, // 58: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	9,  // 59: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	32, // 60: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	29, // 61: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	10, // 62: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	49, // 63: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	34, // 54: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	33, // 55: tender.wire.Readings.link:type_name -> tender.wire.LinkUse
+	48, // 56: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	49, // 57: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	30, // 58: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	25, // 59: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 60: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	32, // 61: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	29, // 62: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 63: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	50, // 64: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4571,7 +4720,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   51,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
