@@ -36,6 +36,8 @@ type machine struct {
 	life, boots int
 	down        bool
 	session     uint64 // 0 while it has none
+	shown       string // the key that the session is known to go by
+	seated      time.Time
 	renewAt     time.Time
 	banned      time.Time // until then it does not try
 }
@@ -46,6 +48,10 @@ type keyring struct {
 	machines []*machine
 	sessions uint64
 	keys     int
+	// parent is the key that asked for another one, used the newest that an
+	// agent's session has gone by for a while.
+	parent map[string]string
+	used   map[fleet.AgentID]string
 	// twice is since when an agent has had two sessions.
 	twice map[fleet.AgentID]time.Time
 }
@@ -58,7 +64,7 @@ func runKeys(seed uint64, opt Options) (Stats, error) {
 	opt.Agents = 0
 	w := newWorld(seed^0x6b657973, opt)
 	w.agents = nil
-	k := &keyring{w: w, twice: map[fleet.AgentID]time.Time{}}
+	k := &keyring{w: w, twice: map[fleet.AgentID]time.Time{}, parent: map[string]string{}, used: map[fleet.AgentID]string{}}
 	w.keys = k
 	k.admit()
 	w.trio.elect()
@@ -236,7 +242,7 @@ func (m *machine) welcome(p pair) {
 		return
 	}
 	m.k.sessions++
-	m.session, m.prev = m.k.sessions, nil
+	m.session, m.prev, m.shown, m.seated = m.k.sessions, nil, p.key, w.now
 	m.renewAt = p.until.Add(-w.between(certLife/5, certLife/2))
 	w.logf("%s is welcome with key %s, session %d", m.name, p.key, m.session)
 	w.trio.step(leader.AgentUp{
@@ -248,6 +254,7 @@ func (m *machine) welcome(p pair) {
 // healing.
 func (m *machine) rekey(heal bool) {
 	w, old, next, session := m.k.w, m.pair, m.k.pair(), m.session
+	m.k.parent[next.key] = old.key
 	c := state.Rekey{Agent: m.id, Key: old.key, Next: next.key, Heal: heal, Addr: m.name}
 	if heal {
 		c.NotAfter = old.until
@@ -294,6 +301,7 @@ func (m *machine) install(old, next pair, heal bool) {
 			return
 		}
 		if r.Kind == state.OK {
+			m.shown, m.seated = next.key, w.now
 			m.prev, m.renewAt = nil, next.until.Add(-w.between(certLife/5, certLife/2))
 		} else {
 			m.lost()
@@ -359,6 +367,7 @@ func (k *keyring) check() {
 		}
 	}
 	for _, m := range k.machines {
+		k.older(m)
 		switch since := k.twice[m.id]; {
 		case in[m.id] < 2:
 			delete(k.twice, m.id)
@@ -368,6 +377,22 @@ func (k *keyring) check() {
 			k.w.failf("agent %s has had two machines in since %v", m.id, since.Sub(epoch))
 		}
 	}
+}
+
+// older: once a session has gone by a key for a while, none is taken that goes by
+// one from before it, whoever has it. A restored state may not know the newer one.
+func (k *keyring) older(m *machine) {
+	const while = 15 * time.Second
+	l := k.w.trio.leader
+	if k.w.check.history.number > 0 || m.session == 0 || l == nil || l.Session(m.id) != m.session || k.w.now.Sub(m.seated) < while {
+		return
+	}
+	for key := k.used[m.id]; key != ""; key = k.parent[key] {
+		if key != k.used[m.id] && key == m.shown {
+			k.w.failf("%s is in with key %s, and agent %s has used %s", m.name, m.shown, m.id, k.used[m.id])
+		}
+	}
+	k.used[m.id] = m.shown
 }
 
 // inside: in the end exactly one of the machines of every agent has a session,
