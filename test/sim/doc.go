@@ -4,6 +4,8 @@
 // agent, and a network that loses, delays, doubles and reorders messages, while
 // leaders die, agents crash, machines reboot, clocks are
 // set, replicas begin anew from what they had, and operators restore snapshots.
+// Beside it runs a small fleet whose agents change their keys, let their
+// certificates lapse and have their disks copied.
 // Clock, network, disks and executors are simulated; the cores are the real
 // ones.
 //

@@ -29,6 +29,8 @@ type Stats struct {
 	// Snapshots counts replicas that began anew from what they had, Restores
 	// operators that put an old state in the place of a newer one.
 	Snapshots, Restores int
+	// Renewed and Healed count certificates, Copies disks that were copied.
+	Renewed, Healed, Copies int
 	// Jumps counts steps of clocks.
 	Jumps int
 }
@@ -60,7 +62,12 @@ func Run(seed uint64, opt Options) (Stats, error) {
 	}
 	w.trio.agree()
 	w.check.delivered(w)
-	return stats, w.err
+	if w.err != nil {
+		return stats, w.err
+	}
+	k, err := runKeys(seed, opt)
+	stats.Renewed, stats.Healed, stats.Copies = k.Renewed, k.Healed, k.Copies
+	return stats, err
 }
 
 // settleDown ends all faults. Half of the agents begin with a new session: the

@@ -43,6 +43,9 @@ func TestSeeds(t *testing.T) {
 		total.Jumps += s.Jumps
 		total.Snapshots += s.Snapshots
 		total.Restores += s.Restores
+		total.Renewed += s.Renewed
+		total.Healed += s.Healed
+		total.Copies += s.Copies
 		for k, n := range s.Ended {
 			total.Ended[k] += n
 		}
@@ -71,6 +74,10 @@ func TestSeeds(t *testing.T) {
 	}
 	if total.Jumps < *seeds || total.Snapshots < *seeds || total.Restores < *seeds/10 {
 		t.Errorf("clocks were set %d times, %d replicas began anew, %d snapshots were restored: too few", total.Jumps, total.Snapshots, total.Restores)
+	}
+	t.Logf("%d certificates renewed, %d healed, %d disks copied", total.Renewed, total.Healed, total.Copies)
+	if total.Renewed < 10**seeds || total.Healed < *seeds/2 || total.Copies < *seeds/4 {
+		t.Error("too few certificates change, or too few disks are copied")
 	}
 	if total.Terms < 2**seeds {
 		t.Errorf("only %d terms: leaders hardly ever died", total.Terms)

@@ -24,6 +24,7 @@ type trio struct {
 	began    time.Time       // the term of the leader
 	head     *state.State    // after the whole log, for the checker
 	flushing bool
+	asks     map[any]func(state.Result) // who waits, by the command that it is for
 }
 
 // unreachableAfter is short, so that much of it happens.
@@ -43,7 +44,7 @@ type replica struct {
 }
 
 func newTrio(w *world) *trio {
-	t := &trio{w: w, leading: -1, head: state.New()}
+	t := &trio{w: w, leading: -1, head: state.New(), asks: map[any]func(state.Result){}}
 	for i := range t.replicas {
 		t.replicas[i] = &replica{st: state.New()}
 	}
@@ -97,6 +98,9 @@ func (t *trio) fail() {
 	for _, a := range t.w.agents {
 		a.lost(a.session)
 	}
+	if t.w.keys != nil {
+		t.w.keys.drop()
+	}
 	t.w.after(t.w.between(500*time.Millisecond, 3*time.Second), t.elect)
 }
 
@@ -107,10 +111,35 @@ func (t *trio) commit(cmds []state.Command) {
 	t.log = append(t.log, entry{commands: append([]state.Command(nil), cmds...)})
 	for _, c := range cmds {
 		t.w.check.before(t.head, c)
-		t.w.check.after(t.w, t.head, c, t.head.Apply(uint64(len(t.log)), c))
+		r := t.head.Apply(uint64(len(t.log)), c)
+		t.w.check.after(t.w, t.head, c, r)
+		if done := t.asks[question(c)]; done != nil {
+			delete(t.asks, question(c))
+			done(r)
+		}
 	}
 	for i := range t.replicas {
 		t.w.after(t.w.between(time.Millisecond, 200*time.Millisecond), func() { t.apply(i) })
+	}
+}
+
+// ask proposes a command of an agent's keys and tells what came of it.
+func (t *trio) ask(c state.Command, done func(state.Result)) {
+	t.asks[question(c)] = done
+	t.propose(c)
+}
+
+// question tells the commands of ask apart.
+func question(c state.Command) any {
+	switch {
+	case c.Rekey != nil:
+		return c.Rekey
+	case c.Confirm != nil:
+		return c.Confirm
+	case c.Certified != nil:
+		return c.Certified
+	default:
+		return c.Cloned
 	}
 }
 
@@ -168,6 +197,9 @@ func (t *trio) step(ev leader.Event) {
 }
 
 func (t *trio) perform(act leader.Action) {
+	if t.w.keys != nil {
+		t.w.keys.told(act)
+	}
 	switch act := act.(type) {
 	case leader.Propose:
 		t.w.check.proposed(t.w, act.Command)

@@ -35,6 +35,7 @@ type world struct {
 	tasks  []fleet.TaskID
 	check  checker
 	stats  Stats
+	keys   *keyring // nil where agents have none
 	// outside is a scheduler that is not built in.
 	outside *scheduler
 }
@@ -113,6 +114,14 @@ func (w *world) send(deliver func()) {
 		if w.calm {
 			late = 40 * time.Millisecond
 		}
+		w.after(late, deliver)
+	}
+}
+
+// once delivers a message late, or not.
+func (w *world) once(deliver func()) {
+	late := w.between(time.Millisecond, 80*time.Millisecond)
+	if !w.chance(80) {
 		w.after(late, deliver)
 	}
 }
