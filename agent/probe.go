@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/tenderfleet/tender/agent/executor"
 	"github.com/tenderfleet/tender/agent/lifecycle"
@@ -81,8 +82,9 @@ func ask(ctx context.Context, x executor.Prober, p lifecycle.Probe) (fleet.Check
 	} else {
 		r, err = askTCP(within, x, p.Task, c.Port)
 	}
-	if err != nil && within.Err() != nil {
-		err = within.Err() // whatever it was doing then
+	// A connection's deadline may pass a moment before the context knows.
+	if by, ok := within.Deadline(); err != nil && ok && !time.Now().Before(by) {
+		err = context.DeadlineExceeded // whatever it was doing then
 	}
 	return r, err
 }

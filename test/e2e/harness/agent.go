@@ -72,6 +72,7 @@ func (a *Agent) Start(t testing.TB) {
 	}
 	a.proc = spawn(a.fleet.owner, t, a.ID, path, args...)
 	if a.Runtime != nil {
+		a.proc.killed = &a.Runtime.cut
 		// Before the agent is stopped it gets the time to clean up.
 		a.fleet.owner.Cleanup(func() { a.Runtime.settle(a.fleet.owner) })
 	}

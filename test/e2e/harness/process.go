@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -15,10 +16,11 @@ import (
 
 // Process is one running program.
 type Process struct {
-	name string
-	cmd  *exec.Cmd
-	out  *output
-	done chan struct{} // closed when it has ended
+	name   string
+	cmd    *exec.Cmd
+	out    *output
+	done   chan struct{} // closed when it has ended
+	killed *atomic.Bool  // set by Kill; may be nil
 }
 
 // spawner starts programs from one thread that lives as long as the test does:
@@ -92,6 +94,9 @@ func (p *Process) Ended() <-chan struct{} { return p.done }
 // Kill ends it as a crash would.
 func (p *Process) Kill(t testing.TB) {
 	t.Helper()
+	if p.killed != nil {
+		p.killed.Store(true)
+	}
 	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.done
 }

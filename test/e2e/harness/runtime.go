@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ type Runtime struct {
 
 	mu     sync.Mutex
 	starts map[string]int
+	// cut: an agent was killed, maybe in the middle of a start.
+	cut atomic.Bool
 }
 
 // NewRuntime starts a containerd. When the test ends, whatever tasks have left
@@ -65,6 +68,9 @@ func NewRuntime(t testing.TB, more ...image.Options) *Runtime {
 		cancel()
 		<-counted
 		_ = r.Client.Close() // the daemon ends next
+		if r.cut.Load() {
+			r.EndIdleShims(t)
+		}
 		r.CheckClean(t)
 	})
 	return r
