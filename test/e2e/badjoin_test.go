@@ -162,9 +162,9 @@ func TestSettingsThatMakeNoSenseAreRefused(t *testing.T) {
 			name, args string
 			want       []string
 		}{
-			{"an unknown key of an agent", "tender-agent run --state " + a.State + " --config " + file("offer-cpu: 2\n"), []string{"unknown key", "offer-cpu", `did you mean "offer-cpus"`}},
-			{"an unknown key of a replica", "tenderd run --data " + f.Replicas[0].Data + " --config " + file("lissten: ':1'\n"), []string{"unknown key", "lissten", `did you mean "listen"`}},
-			{"a file that is no YAML", "tender-agent run --config " + file("{"), []string{"read settings", "settings.yaml"}},
+			{"an unknown key of an agent", "tender-agent config check --config " + file("offer-cpu: 2\n"), []string{"unknown key", "offer-cpu", `did you mean "offer-cpus"`}},
+			{"an unknown key of a replica", "tenderd config check --config " + file("lissten: ':1'\n"), []string{"unknown key", "lissten", `did you mean "listen"`}},
+			{"a file that is no YAML", "tender-agent config check --config " + file("{"), []string{"settings.yaml", "yaml: line 1"}},
 			{"a file that is not there", "tender-agent run --config /nowhere.yaml", []string{"read settings", "/nowhere.yaml", "no such file"}},
 			{"a level of logs", "tender-agent run --state " + a.State + " --log-level loud", []string{"loud", "debug, info, warn or error"}},
 			{"a number that is none", "tender-agent run --state " + a.State + " --offer-cpus many", []string{"--offer-cpus", "many"}},
