@@ -2,6 +2,7 @@ package bench_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -117,15 +118,19 @@ func admitted(b *testing.B, f *cluster.Fleet, n int) []*pki.Credential {
 	dir := f.Replicas[0].Dir()
 	own, err := pki.LoadDir(filepath.Join(dir, "pki"))
 	must(err)
-	keyPEM, err := os.ReadFile(filepath.Join(dir, "intermediate", "key.pem"))
+	data, err := os.ReadFile(filepath.Join(dir, "intermediate", "issuer.pem"))
 	must(err)
-	key, err := pki.ParseKey(keyPEM)
-	must(err)
-	certPEM, err := os.ReadFile(filepath.Join(dir, "intermediate", "cert.pem"))
-	must(err)
-	block, _ := pem.Decode(certPEM)
-	inter, err := x509.ParseCertificate(block.Bytes)
-	must(err)
+	var key crypto.Signer
+	var inter *x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		switch {
+		case block.Type != "CERTIFICATE":
+			key, err = pki.ParseKey(pem.EncodeToMemory(block))
+		case inter == nil:
+			inter, err = x509.ParseCertificate(block.Bytes)
+		}
+		must(err)
+	}
 	auth, err := authority.New(authority.Config{TrustDomain: cluster.TrustDomain, Root: own.Bundle.Roots[0], Intermediate: inter, IntermediateKey: key})
 	must(err)
 	line := f.Line(pki.KindAgent, n)
