@@ -10,10 +10,15 @@
 //
 // Everything of an agent lies in one state directory:
 //
-//	pki/         key, certificate and trust bundle
-//	agent.json   where the replicas are
-//	agent.db     the checkpoint
-//	logs/        what tasks print
+//	pki/            key, certificate and trust bundle
+//	pki-previous/   the pair before, until the control plane has taken the new one
+//	agent.json      where the replicas are
+//	agent.db        the checkpoint
+//	link.json       what the link has carried this month
+//	logs/           what tasks print
 //
-// A lost session stops nothing: tasks go on, updates wait in the checkpoint.
+// The session is with any replica (dial.go), over QUIC or, where UDP is blocked,
+// over TCP (seek.go moves it back). Dialling puts right what it can: a
+// certificate that has ended, a clock that is wrong (heal.go). A lost session
+// stops nothing: tasks go on, updates wait in the checkpoint.
 package agent

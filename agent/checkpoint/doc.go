@@ -3,6 +3,7 @@
 //
 //	cp, err := checkpoint.Open(path)
 //	head, records, err := cp.Load()
+//	life, err := cp.Begin()        // once a process: orders its sessions after older ones
 //	err = cp.Write(changes)        // all of them or none, on the disk when it returns
 //
 // The file is locked: two agents on one directory are refused.
