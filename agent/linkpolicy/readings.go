@@ -20,6 +20,7 @@ const (
 	gpuDegrees    = 5
 	gpuMemoryMB   = 512
 	gpuMilliwatts = 50_000
+	clockStep     = time.Second
 )
 
 // Worth reports whether somebody who knows the readings told wants to hear of
@@ -28,7 +29,8 @@ func Worth(told, now fleet.Readings) bool {
 	if now.Time.Sub(told.Time) >= ReadingsAtLatest {
 		return true
 	}
-	if now.Tasks != told.Tasks || now.Spooled != told.Spooled || now.Runtime != told.Runtime {
+	if now.Tasks != told.Tasks || now.Spooled != told.Spooled || now.Runtime != told.Runtime ||
+		now.Settings != told.Settings || now.Bundle != told.Bundle || abs(now.ClockOff-told.ClockOff) >= clockStep {
 		return true
 	}
 	if abs(now.CPUPercent-told.CPUPercent) >= cpuPoints ||
@@ -51,4 +53,4 @@ func gpusMoved(told, now []gpu.Reading) bool {
 	return false
 }
 
-func abs[T int | int64](n T) T { return max(n, -n) }
+func abs[T ~int | ~int64](n T) T { return max(n, -n) }
