@@ -21,13 +21,16 @@ import (
 )
 
 // onDisks is a trio whose logs lie on disks that can be made to fail.
-func onDisks(t *testing.T) (*trio, map[fleet.ReplicaID]*registrar.Disk) {
+func onDisks(t *testing.T, tune ...func(*registrar.Config)) (*trio, map[fleet.ReplicaID]*registrar.Disk) {
 	disks := map[fleet.ReplicaID]*registrar.Disk{}
 	c := newTrio(t, t.TempDir(), func(cfg *registrar.Config) {
 		if disks[cfg.ID] == nil {
 			disks[cfg.ID] = &registrar.Disk{}
 		}
 		disks[cfg.ID].Use(cfg)
+		for _, f := range tune {
+			f(cfg)
+		}
 	})
 	c.start(3)
 	c.propose(registrartest.Submit("before"))
@@ -85,7 +88,10 @@ func TestAFullDisk(t *testing.T) {
 // A follower refuses what it cannot write while more is on the way to it: once
 // it can, it is sent everything, by the same leader.
 func TestAFollowersDiskIsFullUnderLoad(t *testing.T) {
-	c, disks := onDisks(t)
+	// Proposers that take the processors from the heartbeat are no matter here.
+	c, disks := onDisks(t, func(cfg *registrar.Config) {
+		cfg.Heartbeat, cfg.Election, cfg.Lease = 4*registrar.DefaultHeartbeat, 4*registrar.DefaultElection, 4*registrar.DefaultLease
+	})
 	lead := c.leader(c.all...)
 	follower := c.without(lead)[0]
 	ctx, cancel := context.WithCancel(t.Context())
