@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
@@ -248,6 +249,20 @@ func (c *cow) connect(ctx context.Context, d *transport.Dialer, addr string) err
 	if err := conn.Send(wire.Pull{Full: true}); err != nil {
 		return err
 	}
+	beats := time.NewTicker(linkpolicy.Default)
+	defer beats.Stop()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-beats.C:
+				_ = conn.Send(wire.Beat{}) // the reader sees a broken session, too
+			}
+		}
+	}()
 	for err == nil {
 		_, err = conn.Recv()
 	}
