@@ -128,7 +128,8 @@ type Readings struct {
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration
 	// Bundle is the version of the trust bundle that it has on disk.
-	Bundle uint64
+	Bundle  uint64
+	Upgrade UpgradeStatus
 }
 
 // LinkUse is what an agent's link has carried in a month, in bytes of payload

@@ -187,6 +187,24 @@ type LogChunk struct {
 // LogEnd says that the output is complete.
 type LogEnd struct{}
 
+// Leave asks for the agent's tasks to be moved or ended: it will not be back.
+// Done says, from the replica, that it holds none any more.
+type Leave struct{ Done bool }
+
+// Upgrade is the version that the agent is to run; the zero value takes back
+// what was asked before, where that has not begun.
+type Upgrade struct{ fleet.Upgrade }
+
+// PackageRequest opens a package stream. The answer is the file from Offset on,
+// in chunks, and the end of the stream.
+type PackageRequest struct {
+	SHA256 string // in hex
+	Offset int64
+}
+
+// PackageChunk is a piece of the file, at most MaxPackageChunk.
+type PackageChunk struct{ Data []byte }
+
 func (Hello) isMessage()           {}
 func (Welcome) isMessage()         {}
 func (Refusal) isMessage()         {}
@@ -206,3 +224,7 @@ func (LogChunk) isMessage()        {}
 func (LogEnd) isMessage()          {}
 func (KeyStored) isMessage()       {}
 func (Bundle) isMessage()          {}
+func (Leave) isMessage()           {}
+func (Upgrade) isMessage()         {}
+func (PackageRequest) isMessage()  {}
+func (PackageChunk) isMessage()    {}
