@@ -25,8 +25,8 @@ const (
 	retryBusy = time.Second
 )
 
-// Config is what a Server needs. All but SignIntermediate, Healer, Key,
-// MinCapability, Now and Log must be set.
+// Config is what a Server needs. All but SignIntermediate, ReleaseKeys, Healer,
+// Key, MinCapability, Now and Log must be set.
 type Config struct {
 	Registry Registry
 	Signer   Signer
@@ -36,6 +36,8 @@ type Config struct {
 	// SignIntermediate signs a new replica's authority with the root key. It
 	// is nil where the root key is not at hand.
 	SignIntermediate func(ctx context.Context, csrDER []byte) (*x509.Certificate, error)
+	// ReleaseKeys returns the keys that agents pin; nil is none.
+	ReleaseKeys func() []string
 	// Healer lets parties whose certificate has ended have a new one; nil heals
 	// nobody.
 	Healer Healer
@@ -213,6 +215,9 @@ func (s *Server) sign(ctx context.Context, id pki.Identity, req *Request, life t
 	}
 	if len(reply.Replicas) > maxReplicas {
 		reply.Replicas = reply.Replicas[:maxReplicas]
+	}
+	if req.Kind == pki.KindAgent && req.Capability >= 3 && s.cfg.ReleaseKeys != nil {
+		reply.ReleaseKeys = s.cfg.ReleaseKeys()
 	}
 	if req.Kind == pki.KindReplica {
 		inter, err := s.cfg.SignIntermediate(ctx, req.IntermediateCSR)
