@@ -3,6 +3,7 @@ module github.com/tenderfleet/tender
 go 1.26.6
 
 require (
+	aead.dev/minisign v0.3.0
 	github.com/NVIDIA/go-nvml v0.13.4-1
 	github.com/NVIDIA/nvidia-container-toolkit v1.20.1
 	github.com/anishathalye/porcupine v1.3.1
