@@ -16,6 +16,8 @@
 //	agent.db        the checkpoint
 //	link.json       what the link has carried this month
 //	logs/           what tasks print
+//	packages/       the package of another version, as far as it has come
+//	install/        what is asked of root (package install)
 //
 // The session is with any replica (dial.go), over QUIC or, where UDP is blocked,
 // over TCP (seek.go moves it back). Dialling puts right what it can: a
