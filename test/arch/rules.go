@@ -90,6 +90,11 @@ var directions = []direction{
 		"what a link may cost is decided without one, so that a month fits into a table",
 	},
 	{
+		[]string{"./agent/upgrade"},
+		[]string{"./transport/fleet"},
+		"what to do about a new version is decided without a disk or a link, so that every cut fits into a table",
+	},
+	{
 		[]string{"./agent/lifecycle"},
 		[]string{"./transport/fleet", "./gpu", "./agent/reports"},
 		"the life of a task is pure, so that it runs in the simulation",
@@ -200,6 +205,12 @@ var owners = []owner{
 		"sessions hide what carries them: there is a second carrier",
 	},
 	{
+		[]string{"aead.dev/minisign"},
+		[]string{"./agent/install"},
+		true,
+		"whose package to trust is decided in one place on the agent's side",
+	},
+	{
 		[]string{"go.etcd.io/..."},
 		[]string{"./agent/checkpoint/..."},
 		false,
@@ -271,6 +282,7 @@ var core = []string{
 	"./agent/lifecycle",
 	"./agent/reports",
 	"./agent/linkpolicy",
+	"./agent/upgrade",
 	"./transport/fleet",
 	"./gpu",
 }
