@@ -104,6 +104,7 @@ func TestLifeOfAMachine(t *testing.T) {
 		{"remove and install again", s.remove},
 		{"purge", s.purge},
 		{"join line in a file", s.claim},
+		{"leave", s.leave},
 	} {
 		began := time.Now()
 		if !t.Run(step.name, step.do) {
@@ -365,5 +366,25 @@ func (s *site) claim(t *testing.T) {
 	}
 	if journal := s.run(t, "journalctl", "-b", "-o", "cat"); strings.Contains(journal, line) {
 		t.Error("the join line is in the journal")
+	}
+}
+
+// leave: the machine is taken back in order, and stays quiet.
+func (s *site) leave(t *testing.T) {
+	s.loadImage(t) // the last one went with the purge
+	task := s.fleet.run(t, `while :; do sleep 1; done`, "TASK_RUNNING")
+	out := s.run(t, "tender-agent", "leave", "--grace", "1s")
+	for _, want := range []string{"this machine has left the fleet", "waiting for tasks to end: 1"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in: %s", want, out)
+		}
+	}
+	s.fleet.task(t, task, "TASK_KILLED")
+	s.prints(t, "inactive", "systemctl", "show", "-P", "ActiveState", "tender-agent.service")
+	if got := s.run(t, "systemctl", "is-system-running"); got != "running" {
+		t.Errorf("the machine is %s: %s", got, s.run(t, "systemctl", "--failed"))
+	}
+	if left := s.run(t, "ctr", "-n", "tender", "containers", "ls", "-q"); left != "" {
+		t.Errorf("containers: %s", left)
 	}
 }

@@ -51,6 +51,10 @@ func runCommand() *cobra.Command {
 		cfg.Turn, cfg.Offers, cfg.Settings = supervised(l.notify), l.offers, l.trouble
 		err = l.run(cmd.Context(), cfg)
 		l.notify.Stopping()
+		if errors.Is(err, agent.ErrLeft) {
+			l.log.Info("this machine has left the fleet; to have it join one: tender-agent join LINE")
+			err = nil
+		}
 		return errors.Join(err, closeAll())
 	}
 	return cmd
