@@ -27,7 +27,7 @@ func (f *Fleet) TryGrowBy(line pki.JoinLine, id fleet.ReplicaID) (*Replica, erro
 	conn := f.conn(f.host(0, 7443))
 	r := &Replica{ID: id, Addr: conn.LocalAddr().String(), f: f, dir: filepath.Join(f.dir, fmt.Sprintf("%s-%d", id, f.hosts))}
 	got, err := controlplane.Join(f.tb.Context(), line, controlplane.JoinOptions{
-		DataDir: r.dir, ID: id, Addr: r.Addr, Conn: f.conn(f.host(2, 1000)),
+		DataDir: r.dir, ID: id, Addr: r.Addr, Conn: f.conn(f.host(2, 1000)), Now: func() time.Time { return time.Now().Add(f.Clock) },
 	})
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
