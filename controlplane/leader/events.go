@@ -341,7 +341,7 @@ type Config struct {
 	// for ever (Mesos's default, for ever, is what its users complain of).
 	OfferTimeout time.Duration
 	// UnreachableAfter is how long an agent may be away before its tasks
-	// become unreachable; 75 s by default (Mesos's 5 pings of 15 s).
+	// become unreachable; fleet.MinLostAfter by default.
 	UnreachableAfter time.Duration
 	// Interval between allocation rounds that nothing else starts; 1 s.
 	Interval time.Duration
@@ -357,7 +357,7 @@ func (c Config) withDefaults() Config {
 		c.OfferTimeout = 30 * time.Second
 	}
 	if c.UnreachableAfter == 0 {
-		c.UnreachableAfter = 75 * time.Second
+		c.UnreachableAfter = fleet.MinLostAfter
 	}
 	if c.Interval == 0 {
 		c.Interval = time.Second
