@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -43,6 +44,8 @@ exec /lib/systemd/systemd "$@"
 
 const nsinitPath = "usr/local/sbin/nsinit"
 
+var making sync.Mutex
+
 // base returns the root that all machines are made from, and makes it once.
 func base(t *testing.T) string {
 	t.Helper()
@@ -51,6 +54,8 @@ func base(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(cache, "tender-test", "debian-"+suite)
+	making.Lock()
+	defer making.Unlock()
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}

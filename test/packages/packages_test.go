@@ -57,6 +57,7 @@ func deb(t *testing.T, build, name string) string {
 // What is shipped is clean by Debian's own judge, whose exceptions have a reason
 // in the packages.
 func TestLintian(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"tender", "tender-server", "tender-agent"} {
 		host(t, "lintian", "--allow-root", "--fail-on", "error,warning", deb(t, "new", name))
 	}
@@ -80,6 +81,7 @@ type site struct {
 
 // The life of a machine that nobody can visit. Each step needs those before it.
 func TestLifeOfAMachine(t *testing.T) {
+	t.Parallel()
 	b := bed.Start(t, bed.Config{Replicas: 3, Sites: []int{1}})
 	bin := shortDir(t)
 	for _, name := range []string{"tender", "tender-server"} {

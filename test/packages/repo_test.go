@@ -21,6 +21,7 @@ func repository(t *testing.T, out, keys string, what ...string) {
 // A machine without a network, and without a container runtime, gets all it needs
 // from a stick. What is not signed by the key it trusts, it does not install.
 func TestRepository(t *testing.T) {
+	t.Parallel()
 	stick, keys := t.TempDir(), t.TempDir()
 	repo := filepath.Join(stick, "repo")
 	runtime, err := filepath.Glob(filepath.Join(base(t), "var/cache/apt/archives", "*.deb"))

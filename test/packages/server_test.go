@@ -36,6 +36,7 @@ func (m *machine) serves(t *testing.T, id string) {
 // The life of a server: a control plane of one replica, from the packages alone,
 // an agent of it, and a second server when the first is lost.
 func TestLifeOfAServer(t *testing.T) {
+	t.Parallel()
 	b := bed.Start(t, bed.Config{Replicas: 1, Sites: []int{1}})
 	m := newServer(t, b)
 	if got := m.run(t, "systemctl", "show", "-P", "ActiveState", "tenderd.service"); got != "inactive" {
