@@ -44,6 +44,7 @@ type link struct {
 	observed bool // at another address than before
 	roamed   bool // to another network
 	stored   bool // a new key, which the replica should hear of
+	leave    *wire.Leave
 	wake     chan struct{}
 }
 
@@ -64,6 +65,8 @@ func (l *link) queue(m any) {
 		l.stored = true
 	case wire.Observed:
 		l.observed = true
+	case wire.Leave:
+		l.leave = &m
 	case roamed:
 		l.roamed = true
 	}

@@ -27,6 +27,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	defer sweep.Stop()
 	for {
 		a.look(ctx)
+		a.leaving(time.Now())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -25,31 +25,23 @@ systemctl daemon-reload`
 // Upgrades that fail on a machine that nobody can visit. Whatever is wrong with
 // a version, the one before is back by itself, and the task has seen nothing.
 func TestUpgradesThatFail(t *testing.T) {
+	t.Parallel()
 	b := bed.Start(t, bed.Config{Replicas: 1, Sites: []int{1}})
 	bin := shortDir(t)
 	host(t, "dpkg", "-x", deb(t, "new", "tender-server"), bin)
-	s := &site{machine: newMachine(t, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
+	s := &site{machine: newMachine(t, debian12, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
 	w := &upgrades{site: s, bench: unpack(t, "new")}
 	s.binds = append(s.binds, "--bind-ro="+w.bench.dir+":/bench")
 	t.Cleanup(func() { s.off(t) })
 	s.boot(t)
-	for _, step := range []struct {
-		name string
-		do   func(*testing.T)
-	}{
+	live(t, []step{
 		{"install and join", w.first},
 		{"dpkg is killed at each step", w.cut},
 		{"versions that fail", w.fail},
 		{"another chance", w.retry},
 		{"a version that works, without uplink", w.work},
 		{"purge", w.purge},
-	} {
-		began := time.Now()
-		if !t.Run(step.name, step.do) {
-			return
-		}
-		t.Logf("%s: %v", step.name, time.Since(began).Round(10*time.Millisecond))
-	}
+	})
 }
 
 type upgrades struct {

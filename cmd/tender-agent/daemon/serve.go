@@ -56,6 +56,10 @@ func runCommand() *cobra.Command {
 		cfg.Watch, cfg.Upgrade = t.watch, t.upgrade
 		err = l.run(cmd.Context(), cfg)
 		l.notify.Stopping()
+		if errors.Is(err, agent.ErrLeft) {
+			l.log.Info("this machine has left the fleet; to have it join one: tender-agent join LINE")
+			err = nil
+		}
 		return errors.Join(err, closeAll())
 	}
 	return cmd
