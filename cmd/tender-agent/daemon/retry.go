@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tenderfleet/tender/cmd/internal/unit"
 )
+
+// mostTries is how often agent-start tries a version.
+const mostTries = "3"
 
 func retryCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -30,12 +34,16 @@ func retryCommand() *cobra.Command {
 			return unit.RunAs(cmd.Context(), s.dir, "", cmd.OutOrStdout(), cmd.ErrOrStderr(), "retry", "--start", s.dir)
 		}
 		f := s.failed()
-		if f.digest == "" {
+		// On a full disk there may be no record of it.
+		if _, tries, _ := strings.Cut(s.read("trial"), " "); f.digest == "" && tries != mostTries {
 			return errors.New("nothing was rolled back on this machine; systemctl status tender-agent tells what runs")
 		}
 		// The record of the rollback goes last: until then this can be done again.
 		if err := s.clear("trial", "why", "rollback"); err != nil {
 			return fmt.Errorf("forget the rollback: %w", err)
+		}
+		if f.why == "" {
+			f.why = "why is not recorded"
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s was rolled back: %s\nThe next start is its first try again: systemctl restart tender-agent\n", f.name(), f.why)
 		return nil

@@ -196,6 +196,10 @@ func TestRetry(t *testing.T) {
 	if code, said = retry(s); code != 1 || !strings.Contains(said, "nothing was rolled back on this machine") {
 		t.Errorf("again: %d: %s", code, said)
 	}
+	s = started(t, startRollback, map[string]string{"trial": "aa11 3\n"})
+	if code, said = retry(s); code != 0 || !strings.Contains(said, "the installed version was rolled back: why is not recorded") || s.files(t) != "" {
+		t.Errorf("no record: %d: %s; left is %s", code, said, s.files(t))
+	}
 	if code, said = retry(start{dir: filepath.Join(s.dir, "none")}); code != 1 || !strings.Contains(said, "nothing was rolled back on this machine") {
 		t.Errorf("no directory: %d: %s", code, said)
 	}
