@@ -29,9 +29,9 @@ type Upgrades struct {
 	// Keys is the file of the release keys that the machine trusts, and Dir the
 	// directory with root's answers.
 	Keys, Dir string
-	// Local tells what the machine's own watch over new versions says of them; nil
-	// is nothing.
-	Local func() fleet.UpgradeStatus
+	// Again gives a version that was rolled back another chance, before it is
+	// installed once more; nil when nobody has counted its chances.
+	Again func() error
 }
 
 // joinedKeys is the file in the state directory with the release keys that were
@@ -203,15 +203,15 @@ func (u *upgrader) facts() upgrade.Facts {
 	if f.Asked, f.AskedAt, err = install.Asked(a.cfg.StateDir); err != nil {
 		a.log.Debug("request not read", "error", err) // root answers it all the same
 	}
+	if a.cfg.Upgrade != nil {
+		f.Local = a.cfg.Upgrade()
+	}
 	if a.cfg.Upgrades == nil {
 		f.Unfit = "this agent was not installed as a package; install tender-agent.deb on the machine, or upgrade it by hand"
 		return f
 	}
 	if f.Answer, err = install.ReadAnswer(a.cfg.Upgrades.Dir); err != nil {
 		a.log.Debug("answer not read", "error", err)
-	}
-	if a.cfg.Upgrades.Local != nil {
-		f.Local = a.cfg.Upgrades.Local()
 	}
 	if p.SHA256 == "" {
 		return f
@@ -257,7 +257,7 @@ func (u *upgrader) do(ctx context.Context, plan upgrade.Plan) {
 	case upgrade.Verify:
 		err = u.verify(plan.Package)
 	case upgrade.HandOver:
-		err = install.Ask(u.a.cfg.StateDir, upgrade.Request{Rollout: plan.Status.Rollout, Version: plan.Status.Version, Package: plan.Package})
+		err = u.ask(upgrade.Request{Rollout: plan.Status.Rollout, Version: plan.Status.Version, Package: plan.Package})
 	case upgrade.Nothing:
 	}
 	if err == nil {
@@ -274,6 +274,20 @@ func (u *upgrader) do(ctx context.Context, plan upgrade.Plan) {
 	}
 	u.failed, u.retry = err.Error(), time.Now().Add(wait)
 	u.a.log.Warn("the package does not come on", "cause", transport.Explain(err), "retry_in", wait.Round(time.Millisecond))
+}
+
+// ask hands a verified package over. Somebody wants this version, whatever became
+// of it before.
+func (u *upgrader) ask(r upgrade.Request) error {
+	cfg := &u.a.cfg
+	if cfg.Upgrades.Again != nil && cfg.Upgrade != nil {
+		if s := cfg.Upgrade(); s.State == fleet.UpgradeRolledBack && s.Version == r.Version {
+			if err := cfg.Upgrades.Again(); err != nil {
+				return fmt.Errorf("another chance: %w", err)
+			}
+		}
+	}
+	return install.Ask(u.a.cfg.StateDir, r)
 }
 
 // discard begins the file anew.

@@ -155,13 +155,12 @@ func Open(cfg Config) (*Replica, error) {
 		Leader: func() string { _, addr := r.raft.Leader(); return addr },
 		Agent:  r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
-	signIntermediate, err := r.joinSigner()
-	if err != nil {
+	if err := r.checkRootKey(); err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
 	}
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
-		SignIntermediate: signIntermediate, Rate: r.cfg.EnrolRate, Log: cfg.Log,
+		RootKey: r.joinSigner, Rate: r.cfg.EnrolRate, Log: cfg.Log,
 		Healer: healer{r}, Key: r.ownKey,
 	})
 	if err != nil {

@@ -176,6 +176,8 @@ func (f Facts) answered() Plan {
 		return f.refuse(f.Answer.Text)
 	case f.Local.State == fleet.UpgradeRolledBack && f.Local.Version == f.Want.Version:
 		return Plan{Status: f.status(fleet.UpgradeRolledBack, f.Local.Text), Again: f.Now.Add(slowPoll)}
+	case f.Local.State == fleet.UpgradeTrial && f.Local.Text != "": // and why it does not run
+		return Plan{Status: f.status(fleet.UpgradeInstalling, f.Local.Text), Again: f.Now.Add(poll)}
 	}
 	return Plan{
 		Status: f.status(fleet.UpgradeInstalling, "it is installed, and the agent of before still runs; if that lasts, on the machine: systemctl restart tender-agent"),

@@ -95,6 +95,11 @@ var directions = []direction{
 		"what to do about a new version is decided without a disk or a link, so that every cut fits into a table",
 	},
 	{
+		[]string{"./agent/gate"},
+		nil,
+		"whether a version is sound is decided from events and times, so that half an hour fits into a table",
+	},
+	{
 		[]string{"./agent/lifecycle"},
 		[]string{"./transport/fleet", "./gpu", "./agent/reports"},
 		"the life of a task is pure, so that it runs in the simulation",
@@ -283,6 +288,7 @@ var core = []string{
 	"./agent/reports",
 	"./agent/linkpolicy",
 	"./agent/upgrade",
+	"./agent/gate",
 	"./transport/fleet",
 	"./gpu",
 }

@@ -12,7 +12,7 @@ import (
 // newServer boots a machine and installs what a server needs.
 func newServer(t *testing.T, b *bed.Bed) *machine {
 	t.Helper()
-	m := newMachine(t, b.NetNS("c1"), debs(t))
+	m := newMachine(t, debian12, b.NetNS("c1"), debs(t))
 	m.unit = "tenderd*"
 	t.Cleanup(func() { m.off(t) })
 	m.boot(t)
@@ -36,6 +36,7 @@ func (m *machine) serves(t *testing.T, id string) {
 // The life of a server: a control plane of one replica, from the packages alone,
 // an agent of it, and a second server when the first is lost.
 func TestLifeOfAServer(t *testing.T) {
+	t.Parallel()
 	b := bed.Start(t, bed.Config{Replicas: 1, Sites: []int{1}})
 	m := newServer(t, b)
 	if got := m.run(t, "systemctl", "show", "-P", "ActiveState", "tenderd.service"); got != "inactive" {
@@ -98,7 +99,7 @@ func TestLifeOfAServer(t *testing.T) {
 // edge boots a machine behind a NAT that joins the server and runs a task.
 func (m *machine) edge(t *testing.T, b *bed.Bed) (e *machine, pid string) {
 	t.Helper()
-	e = newMachine(t, b.NetNS("a1"), debs(t))
+	e = newMachine(t, debian12, b.NetNS("a1"), debs(t))
 	t.Cleanup(func() { e.off(t) })
 	e.boot(t)
 	e.run(t, "apt-get", "install", "-y", "-q", "/debs/new/"+filepath.Base(deb(t, "new", "tender-agent")))
