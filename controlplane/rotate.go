@@ -76,6 +76,7 @@ func (r *Replica) tell(a *registrar.About) {
 		a.Cross = own.cross.Raw
 	}
 	a.RootKey = len(r.dir.rootKeys()) > 0
+	a.Packages = r.heldPackages()
 }
 
 // keepIssuer gives this replica a new intermediate whenever one is due, and
@@ -228,6 +229,8 @@ type question struct {
 	Op       string `json:"op"`
 	Rotation uint64 `json:"rotation,omitempty"`
 	CSR      []byte `json:"csr,omitempty"`
+	// Package is what opPackage is about.
+	Package *fleet.Package `json:"package,omitempty"`
 }
 
 // answer holds certificates in DER, or why there are none.
@@ -236,6 +239,8 @@ type answer struct {
 	Intermediate []byte `json:"intermediate,omitempty"`
 	Cross        []byte `json:"cross,omitempty"`
 	Error        string `json:"error,omitempty"`
+	// Held: the replica has the package.
+	Held bool `json:"held,omitempty"`
 }
 
 // answerReplica answers another replica, or this one itself. Who asks is known
@@ -244,10 +249,15 @@ func (r *Replica) answerReplica(_ context.Context, from fleet.ReplicaID, data []
 	var q question
 	var a answer
 	err := json.Unmarshal(data, &q)
-	if err == nil {
+	switch {
+	case err == nil && q.Op == opPackage:
+		a, err = r.havePackage(q.Package)
+	case err == nil:
 		a, err = r.grant(from, q)
 	}
-	if err != nil {
+	if err != nil && q.Op == opPackage {
+		a = answer{Error: err.Error()}
+	} else if err != nil {
 		r.log.Warn("root key not used", "for", from, "what", q.Op, "error", err)
 		a = answer{Error: err.Error()}
 	}
