@@ -70,6 +70,11 @@ var directions = []direction{
 		"built-in frameworks speak the same events as outsiders: no door to the allocator",
 	},
 	{
+		[]string{"./controlplane/rollout"},
+		[]string{"./transport/fleet", "./gpu", "./controlplane/state"},
+		"how a version reaches the fleet is decided without one, so that weeks fit into a table",
+	},
+	{
 		[]string{"./controlplane/client/..."},
 		[]string{"./controlplane/client/...", "./transport/fleet", "./gpu", "./pki"},
 		"the client is linked into the command line: no server behind it",
@@ -284,6 +289,7 @@ var core = []string{
 	"./controlplane/allocator",
 	"./controlplane/leader",
 	"./controlplane/framework",
+	"./controlplane/rollout",
 	"./agent/lifecycle",
 	"./agent/reports",
 	"./agent/linkpolicy",
