@@ -193,6 +193,10 @@ func TestRefusals(t *testing.T) {
 			r.Package.Signature = string(text)
 			return err
 		}, "is of something else"},
+		"a signature of the legacy form": {good, nil, func(s *site, r *upgrade.Request) error {
+			r.Package.Signature = string(minisign.Sign(s.key, []byte(good)))
+			return nil
+		}, "legacy form"},
 		"no signature": {good, nil, func(_ *site, r *upgrade.Request) error { r.Package.Signature = "trust me"; return nil }, "none of minisign"},
 		"another content": {good, nil, func(s *site, r *upgrade.Request) error {
 			return os.WriteFile(install.PackageFile(s.Agent, r.Package.SHA256), []byte(strings.Replace(good, "-1", "-2", 1)), 0o600)

@@ -137,6 +137,9 @@ func (keys Keys) find(signature string) (minisign.PublicKey, error) {
 	if err := s.UnmarshalText([]byte(signature)); err != nil {
 		return minisign.PublicKey{}, fmt.Errorf("%w: what came as its signature is none of minisign", ErrUntrusted)
 	}
+	if s.Algorithm != minisign.HashEdDSA {
+		return minisign.PublicKey{}, fmt.Errorf("%w: its signature is of minisign's legacy form; sign it again without -l", ErrUntrusted)
+	}
 	var have []string
 	for _, k := range keys {
 		if k.ID() == s.KeyID {

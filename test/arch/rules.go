@@ -216,9 +216,9 @@ var owners = []owner{
 	},
 	{
 		[]string{"aead.dev/minisign"},
-		[]string{"./agent/install"},
+		[]string{"./agent/install", "./controlplane/client/release"},
 		true,
-		"whose package to trust is decided in one place on the agent's side",
+		"whose package to trust is decided in one place on either side",
 	},
 	{
 		[]string{"go.etcd.io/..."},

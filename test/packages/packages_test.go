@@ -181,7 +181,7 @@ func (s *site) unit(t *testing.T, property string) string {
 
 func (s *site) install(t *testing.T) {
 	s.apt(t, "old")
-	if got := s.run(t, "systemctl", "is-enabled", "tender-agent.service", "tender-agent-join.path", "tender-agent-shutdown.service"); got != "enabled\nenabled\nenabled" {
+	if got := s.run(t, "systemctl", "is-enabled", "tender-agent.service", "tender-agent-join.path", "tender-agent-install.path", "tender-agent-shutdown.service"); got != "enabled\nenabled\nenabled\nenabled" {
 		t.Errorf("units: %s", got)
 	}
 	// Not joined: quiet, and nothing is wrong with the machine.
