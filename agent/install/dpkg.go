@@ -20,6 +20,8 @@ const (
 	lookTime = time.Minute
 	// maxSaid bounds what is kept of what dpkg prints: its end says what failed.
 	maxSaid = 1000
+	// maxList bounds the list of all that is installed; each has some 100 bytes.
+	maxList = 16 << 20
 )
 
 // Dpkg is Debian's package manager on this machine; the zero value is the
@@ -81,20 +83,20 @@ func (d Dpkg) install(ctx context.Context, file string) error {
 }
 
 // control is what a package says of itself.
-type control struct{ name, version, arch string }
+type control struct{ name, version, arch, depends string }
 
 func (d Dpkg) control(ctx context.Context, file string) (control, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	said, err := d.run(ctx, "dpkg-deb", "--show", "--showformat=${Package}\n${Version}\n${Architecture}\n", file)
+	said, err := d.list(ctx, "dpkg-deb", "--show", "--showformat=${Package}\n${Version}\n${Architecture}\n${Pre-Depends}, ${Depends}", file)
 	if err != nil {
-		return control{}, fmt.Errorf("%w: %s", err, said)
+		return control{}, err
 	}
-	lines := strings.Split(said, "\n")
-	if len(lines) != 3 {
-		return control{}, fmt.Errorf("dpkg-deb says %q of it", said)
+	lines := strings.SplitN(said, "\n", 4)
+	if len(lines) != 4 {
+		return control{}, fmt.Errorf("dpkg-deb says %.200q of it", said)
 	}
-	return control{lines[0], lines[1], lines[2]}, nil
+	return control{lines[0], lines[1], lines[2], lines[3]}, nil
 }
 
 func (d Dpkg) architecture(ctx context.Context) (string, error) {
@@ -117,8 +119,9 @@ func (d Dpkg) installed(ctx context.Context) (string, error) {
 	return said, nil
 }
 
-func (d Dpkg) older(ctx context.Context, version, than string) (bool, error) {
-	said, err := d.run(ctx, "dpkg", "--compare-versions", version, "lt", than)
+// compare reports whether a relation of two versions holds.
+func (d Dpkg) compare(ctx context.Context, version, relation, other string) (bool, error) {
+	said, err := d.run(ctx, "dpkg", "--compare-versions", version, relation, other)
 	if no, ok := errors.AsType[*exec.ExitError](err); ok && no.ExitCode() == 1 {
 		return false, nil
 	}
@@ -130,6 +133,21 @@ func (d Dpkg) older(ctx context.Context, version, than string) (bool, error) {
 
 // run runs one of dpkg's programs and returns the end of what it prints.
 func (d Dpkg) run(ctx context.Context, name string, args ...string) (string, error) {
+	out := tail{most: maxSaid}
+	err := d.start(ctx, &out, name, args...)
+	return strings.TrimSpace(string(bytes.ToValidUTF8(out.data, []byte("?")))), err
+}
+
+// list runs one whose answer is needed whole.
+func (d Dpkg) list(ctx context.Context, name string, args ...string) (string, error) {
+	out := tail{most: maxList}
+	if err := d.start(ctx, &out, name, args...); err != nil {
+		return "", fmt.Errorf("%s: %w: %.200s", name, err, out.data)
+	}
+	return string(out.data), nil
+}
+
+func (d Dpkg) start(ctx context.Context, out *tail, name string, args ...string) error {
 	dir := d.Bin
 	if dir == "" {
 		dir = "/usr/bin"
@@ -140,22 +158,24 @@ func (d Dpkg) run(ctx context.Context, name string, args ...string) (string, err
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root",
 		"DEBIAN_FRONTEND=noninteractive", "DPKG_FRONTEND_LOCKED=1",
 	}
-	var out tail
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) { // it has succeeded, and left somebody behind
 		err = nil
 	}
-	return strings.TrimSpace(string(bytes.ToValidUTF8(out, []byte("?")))), err
+	return err
 }
 
 // tail keeps the end of what is written to it.
-type tail []byte
+type tail struct {
+	data []byte
+	most int
+}
 
 func (t *tail) Write(p []byte) (int, error) {
-	*t = append(*t, p...)
-	if extra := len(*t) - maxSaid; extra > 0 {
-		*t = append((*t)[:0], (*t)[extra:]...)
+	t.data = append(t.data, p...)
+	if extra := len(t.data) - t.most; extra > 0 {
+		t.data = append(t.data[:0], t.data[extra:]...)
 	}
 	return len(p), nil
 }

@@ -36,8 +36,9 @@ const dpkg = `#!/bin/sh
 case "$(basename "$0") $*" in
 "dpkg --print-architecture") echo amd64 ;;
 "dpkg-query --show --showformat=\${Version} tender-agent") cat "$0.version" || { echo "no packages found matching tender-agent" >&2; exit 1; } ;;
-"dpkg-deb --show"*) for f; do :; done; [ "$(wc -l <"$f")" = 3 ] || { echo "is not a Debian format archive" >&2; exit 2; }; cat "$f" ;;
-"dpkg --compare-versions"*) [ "$2" != "$4" ] && [ "$(printf '%s\n' "$2" "$4" | sort -V | head -1)" = "$2" ] ;;
+"dpkg-query --show --showformat=\${db:Status-Status}"*) cat "$DIR/shelf" ;;
+"dpkg-deb --show"*) for f; do :; done; [ "$(wc -l <"$f")" -ge 3 ] || { echo "is not a Debian format archive" >&2; exit 2; }; cat "$f"; echo ", " ;;
+"dpkg --compare-versions"*) exec /usr/bin/dpkg "$@" ;;
 "dpkg --force-confold --configure -a") echo configure >>"$DIR/log"; rm -f "$DIR/admin/updates/"* ;;
 "dpkg --force-confold --install"*)
 	[ "$DPKG_FRONTEND_LOCKED$DEBIAN_FRONTEND" = 1noninteractive ] || exit 3
@@ -66,6 +67,7 @@ func newSite(t *testing.T) *site {
 		s.must(os.WriteFile(filepath.Join(dir, "bin", name), []byte(strings.ReplaceAll(dpkg, "$DIR", dir)), 0o755))
 	}
 	s.write("bin/dpkg-query.version", "0.1.1-1\n")
+	s.write("shelf", "installed\tlibc6\t2.36-9\tlibc6-2.36\ninstalled\tcontainerd.io\t1.7-1\tcontainerd, runc (= 1.1)\nconfig-files\tsystemd\t252\t\n")
 	s.write("release.pub", string(install.Keys{pub}.Text()))
 	return s
 }
@@ -218,7 +220,7 @@ func TestRefusals(t *testing.T) {
 		"packages elsewhere": {good, nil, func(s *site, _ *upgrade.Request) error {
 			return errors.Join(os.Rename(s.Agent+"/packages", s.dir+"/elsewhere"), os.Symlink("../elsewhere", s.Agent+"/packages"))
 		}, "not a directory"},
-		"not a package":     {"rubbish", nil, nil, "no Debian package: exit status 2: is not a Debian format archive"},
+		"not a package":     {"rubbish", nil, nil, "no Debian package: dpkg-deb: exit status 2: is not a Debian format archive"},
 		"a package of bash": {"bash\n0.1.2-1\namd64\n", nil, nil, `it is a package of "bash"`},
 		"for arm64":         {"tender-agent\n0.1.2-1\narm64\n", nil, nil, "it is for arm64, this machine is of amd64"},
 		"another version":   {"tender-agent\n0.1.3-1\namd64\n", nil, nil, "it has version 0.1.3-1, not v0.1.2"},
@@ -256,6 +258,29 @@ func replaced(by func(path string) error) func(*site, *upgrade.Request) error {
 	return func(s *site, r *upgrade.Request) error {
 		path := install.PackageFile(s.Agent, r.Package.SHA256)
 		return errors.Join(os.Remove(path), by(path))
+	}
+}
+
+// What dpkg would find out too late.
+func TestDependencies(t *testing.T) {
+	for depends, lacks := range map[string]string{
+		"":                                       "",
+		", ":                                     "",
+		", libc6":                                "",
+		"libc6 (>= 2.34), libc6:any (<< 3)":      "",
+		"nothing | containerd.io (>= 1.7), runc": "",
+		"libc6 (>= 2.37)":                        "libc6 (>= 2.37)",
+		"libc6 (>= 2.36-9), systemd, libc6 (<<2)": "systemd, libc6 (<<2)",
+		"runc (>= 1.0)": "runc (>= 1.0)",
+		"nothing | nobody (= 1), libc6 | nothing ": "nothing | nobody (= 1)",
+	} {
+		s := newSite(t)
+		s.ask(good + depends)
+		s.must(s.Install(t.Context()))
+		switch a := s.answer(); {
+		case lacks == "" && !a.Installed, lacks != "" && (a.Installed || !strings.Contains(a.Text, "does not have: "+lacks+";")):
+			t.Errorf("%q: %+v, want that it lacks %q", depends, a, lacks)
+		}
 	}
 }
 

@@ -87,7 +87,8 @@ func (m *Machine) Install(ctx context.Context) error {
 	}
 	a.Done, a.Installed = true, err == nil
 	if err != nil {
-		a.Text = err.Error()
+		text := err.Error()
+		a.Text = strings.ToValidUTF8(text[:min(len(text), maxSaid)], "")
 		m.Log.Warn("refused", "version", r.Version, "error", err)
 	} else {
 		m.Log.Info("installed", "version", r.Version)
@@ -222,11 +223,17 @@ func (m *Machine) inspect(ctx context.Context, file string, r upgrade.Request) e
 	if err != nil {
 		return refuse("tender-agent was not installed here as a package: %w", err)
 	}
-	older, err := m.Dpkg.older(ctx, c.version, have)
+	older, err := m.Dpkg.compare(ctx, c.version, "lt", have)
 	if err != nil {
 		return err
 	}
-	if older && !m.AllowDowngrade {
+	lacks, err := m.Dpkg.missing(ctx, c.depends)
+	switch {
+	case err != nil:
+		return err
+	case lacks != "":
+		return refuse("it needs what this machine does not have: %s; install that with the machine's package manager", lacks)
+	case older && !m.AllowDowngrade:
 		return refuse("%s is older than %s, which is installed; write allow-downgrade: true to the machine's /etc/tender/agent.yaml if that is what you want", c.version, have)
 	}
 	return nil
