@@ -49,6 +49,21 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Duration("link-readings-every", linkpolicy.ReadingsEvery, "how often readings are looked at, and sent if they have changed")
 	f.Duration("link-keepalive", linkpolicy.Default, "longest time between two signs of life, 15s to 60s; a lost agent is noticed 5s after it, 30s at the least")
 	_ = f.MarkHidden("any-gpu-node")
+	addClockFlag(f)
+}
+
+const clockFlag = "clock-offset"
+
+// addClockFlag adds what sets the program's clock apart from the machine's, for
+// tests of machines whose clock is wrong.
+func addClockFlag(f *pflag.FlagSet) {
+	f.Duration(clockFlag, 0, "what to add to this machine's clock (for tests)")
+	_ = f.MarkHidden(clockFlag)
+}
+
+// clock is the machine's, or that apart from it.
+func clock(apart time.Duration) func() time.Time {
+	return func() time.Time { return time.Now().Add(apart) }
 }
 
 // check finds what the form of the settings does not show.
@@ -104,6 +119,7 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 	cfg = agent.Config{
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
 		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
+		Now: clock(v.GetDuration(clockFlag)),
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
 }
