@@ -90,7 +90,7 @@ type machine struct {
 	hostname         string // empty is this host's
 	release          release
 	failed           *string // the units that had failed when it first booted
-	unit             string // whose journal is shown of a test that fails
+	unit             string  // whose journal is shown of a test that fails
 	binds            []string
 	nspawn           *exec.Cmd
 	init             int // the process id of its systemd, seen from here

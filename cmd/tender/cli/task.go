@@ -76,8 +76,8 @@ func gpus(t client.Task) string {
 
 func (a *app) taskCommand() *cobra.Command {
 	return group(&cobra.Command{
-		Use:     "task",
-		Short:   "Show, stop or read one task",
+		Use:   "task",
+		Short: "Show, stop or read one task",
 		Long: "Show, stop or read one task, by its id or by what that begins with, if it is the only\n" +
 			"such task or the only one that has not ended.",
 		Example: "  tender task show train-1\n  tender task logs -f train-1",
