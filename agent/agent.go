@@ -18,6 +18,7 @@ import (
 	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
@@ -72,6 +73,12 @@ type Config struct {
 	// Turn is called by the loop that everything goes through, each second at
 	// least: where it is not, the agent hangs. It must not block.
 	Turn func(Sign)
+	// Watch is told what shows whether this version of the agent is sound; it must
+	// not block. Nil: nobody asks.
+	Watch func(gate.Event)
+	// Upgrade tells how the last upgrade of this machine's agent fares, for its
+	// readings; it must not block. Nil is nothing to tell.
+	Upgrade func() fleet.UpgradeStatus
 }
 
 // Sign is what a running agent tells of itself at each turn of its loop.

@@ -48,6 +48,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if ctx.Err() != nil {
 			break
 		}
+		a.tell(missed(err))
 		mended, pause := a.mend(ctx, dialer, addr, d, err)
 		if mended && mends < maxMends {
 			mends++

@@ -302,6 +302,17 @@ func (m *machine) down(t *testing.T, how string) time.Duration {
 	return time.Since(began)
 }
 
+// kill ends the machine at once. What it has not written to its disk yet, this
+// host still has: for that it is no power cut.
+func (m *machine) kill(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(m.init, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-m.ended
+	m.init = 0
+}
+
 // off ends the machine, however it is, and takes its cgroups away.
 func (m *machine) off(t *testing.T) {
 	t.Helper()
