@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 
 	"github.com/tenderfleet/tender/agent/executor"
@@ -60,18 +61,9 @@ func missed(err error) gate.NoSession {
 	if ok && closed.Code != transport.CodeProtocol && closed.Code != transport.CodeTooOld {
 		return gate.NoSession{}
 	}
-	for _, kind := range answers {
-		if is(kind) {
-			return gate.NoSession{Err: transport.Explain(err)}
-		}
-	}
-	if _, dialled := errors.AsType[*transport.DialError](err); dialled {
+	_, dialled := errors.AsType[*transport.DialError](err)
+	if !slices.ContainsFunc(answers, is) && (dialled || slices.ContainsFunc(silences, is)) {
 		return gate.NoSession{}
-	}
-	for _, kind := range silences {
-		if is(kind) {
-			return gate.NoSession{}
-		}
 	}
 	return gate.NoSession{Err: transport.Explain(err)}
 }
