@@ -87,6 +87,7 @@ func base(t *testing.T, of release) string {
 // machine is a Debian machine. Its disk outlives a reboot.
 type machine struct {
 	name, dir, netns string
+	hostname         string // empty is this host's
 	release          release
 	failed           *string // the units that had failed when it first booted
 	unit             string  // whose journal is shown of a test that fails
@@ -168,6 +169,11 @@ func (m *machine) boot(t *testing.T) {
 		network = "--network-namespace-path=" + m.netns
 	}
 	args = append(args, network)
+	if m.hostname != "" {
+		if err := os.WriteFile(filepath.Join(m.root(), "etc/hostname"), []byte(m.hostname+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if m.release.unified {
 		args = append(args, "--boot")
 	} else {
@@ -323,10 +329,12 @@ func (m *machine) off(t *testing.T) {
 }
 
 // loadImage gives the machine's containerd the test image.
-func (m *machine) loadImage(t *testing.T) {
+func (m *machine) loadImage(t *testing.T) { t.Helper(); m.loadImageAs(t, imageName) }
+
+func (m *machine) loadImageAs(t *testing.T, name string) {
 	t.Helper()
 	var buf bytes.Buffer
-	if err := image.Write(&buf, image.Options{Name: imageName, User: "user"}); err != nil {
+	if err := image.Write(&buf, image.Options{Name: name, User: "user"}); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := m.input(buf.String(), "ctr", "-n", "tender", "images", "import", "-"); err != nil {

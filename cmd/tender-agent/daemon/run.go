@@ -54,6 +54,21 @@ func addRunFlags(f *pflag.FlagSet) {
 	for _, name := range []string{"any-gpu-node", "gate-steady", "gate-patience"} {
 		_ = f.MarkHidden(name)
 	}
+	addClockFlag(f)
+}
+
+const clockFlag = "clock-offset"
+
+// addClockFlag adds what sets the program's clock apart from the machine's, for
+// tests of machines whose clock is wrong.
+func addClockFlag(f *pflag.FlagSet) {
+	f.Duration(clockFlag, 0, "what to add to this machine's clock (for tests)")
+	_ = f.MarkHidden(clockFlag)
+}
+
+// clock is the machine's, or that apart from it.
+func clock(apart time.Duration) func() time.Time {
+	return func() time.Time { return time.Now().Add(apart) }
 }
 
 // check finds what the form of the settings does not show.
@@ -109,6 +124,7 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 	cfg = agent.Config{
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
 		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
+		Now: clock(v.GetDuration(clockFlag)),
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
 }

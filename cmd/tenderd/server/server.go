@@ -116,7 +116,7 @@ func initCommand() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s\nroot certificate %s\n", o.ID, o.TrustDomain, o.DataDir, made.Pin)
-		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir)
+		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir, byHand("      tenderd run                          serves; tender then works on this machine\n"))
 		fmt.Fprint(cmd.ErrOrStderr(), firewall(o.Addr))
 		return nil
 	}
@@ -144,10 +144,18 @@ The root key is encrypted in %s, its passphrase is in
 have joined, move both files to a safe place off this machine.
 An operator's credential for the tender command is in %s.
 
-next: tenderd run                          serves; tender then works on this machine
-      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
+next:
+%s      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
       tender token create --site SITE      prints the line for 'tender-agent join' on a machine
 `
+
+// byHand is text where no unit is going to run the replica.
+func byHand(text string) string {
+	if os.Geteuid() != 0 && unit.Installed(service) {
+		return ""
+	}
+	return text
+}
 
 func joinCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -193,7 +201,7 @@ func joinCommand() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as replica %s\n", line.TrustDomain, got)
-		fmt.Fprintln(cmd.ErrOrStderr(), "next: tenderd run; this replica becomes a voter as soon as it answers")
+		fmt.Fprint(cmd.ErrOrStderr(), byHand("next: tenderd run; this replica becomes a voter as soon as it answers\n"))
 		return nil
 	}
 	return cmd
