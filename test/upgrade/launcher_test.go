@@ -42,6 +42,7 @@ func TestWhichAgentRuns(t *testing.T) {
 		},
 		{name: "an empty file", installed: "new", previous: "old", agent: []byte{}, good: old, which: "previous old", mode: "rollback", given: "*\nv1.2.3\nit is no program for this machine\n"},
 		{name: "a program that is not there", installed: "", previous: "old", good: old, which: "previous old", mode: "rollback", given: "unreadable\nv1.2.3\nit is no program for this machine\n"},
+		{name: "good, it says, and it is not there", installed: "", previous: "old", good: "unreadable", which: "previous old", mode: "rollback", given: "unreadable\nv1.2.3\nit is no program for this machine\n"},
 		{name: "no program, and no other", installed: "new", agent: garbage, which: "none"},
 		{name: "nothing is there", which: "none"},
 		{name: "garbage in all files", installed: "new", previous: "old", good: string(garbage), trial: string(garbage), rollback: string(garbage), which: "installed new", mode: "trial", tries: "1", given: string(garbage)},
