@@ -1,6 +1,7 @@
 package packages
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,7 @@ func TestLifeOfAServer(t *testing.T) {
 		t.Errorf("after the restore the task is process %q, before %q", got, pid)
 	}
 	m.run(t, "systemctl", "start", "tenderd-backup.service")
+	m.servesPackages(t, edge, addr)
 
 	m.run(t, "apt-get", "purge", "-y", "-q", "tender", "tender-server")
 	left := m.sh(t, "getent passwd tender || true; find /etc /run /usr /var/lib/tender -iname '*tender*' ! -path /run/systemd/system/tender-agent.service.d; ls /var/lib/tender")
@@ -111,6 +113,21 @@ func (m *machine) edge(t *testing.T, b *bed.Bed) (e *machine, pid string) {
 	m.run(t, "tender", "run", "--name", "kept", imageName, "--", "sh", "-c", "while :; do sleep 1; done")
 	m.prints(t, "  running", "tender", "ps")
 	return e, e.taskPID(t)
+}
+
+// servesPackages: the replica is the apt repository of a machine behind a NAT.
+func (m *machine) servesPackages(t *testing.T, edge *machine, addr string) {
+	t.Helper()
+	dir := filepath.Join(m.root(), "srv/tender/repo")
+	repository(t, dir, t.TempDir(), filepath.Join(debs(t), "new"))
+	m.sh(t, "chmod -R u=rwX,go=rX /srv/tender; echo 'repo: /srv/tender/repo' >/etc/tender/server.conf.d/repo.yaml; systemctl restart tenderd.service")
+	m.serves(t, "r2")
+	edge.sh(t, fmt.Sprintf(`apt-get remove -y -q tender-agent
+rm -f /etc/apt/sources.list
+/usr/lib/apt/apt-helper download-file http://%[1]s:7480/tender-archive-keyring.gpg /etc/apt/keyrings/tender.gpg
+echo 'deb [signed-by=/etc/apt/keyrings/tender.gpg] http://%[1]s:7480 ./' >/etc/apt/sources.list.d/tender.list
+apt-get update -q && apt-get install -y -q tender-agent`, addr))
+	edge.prints(t, "connected to the control plane; 1 task", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
 }
 
 // backup waits for the timer, which a test asks to be early, and takes the backup

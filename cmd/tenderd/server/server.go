@@ -240,6 +240,8 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Duration("offer-timeout", 30*time.Second, "how long a scheduler may leave an offer unanswered")
 	f.Bool("show-gpu-agents", false, "offer agents with GPUs to frameworks without GPU_RESOURCES, too; they may fill them with other work")
 	f.StringSlice("unshared", nil, "name of a resource that does not count in the shares of roles, such as gpus; may be repeated")
+	f.String("repo", "", "directory of an apt repository, as 'make repo' makes it, to serve to machines that reach no other; empty for none")
+	f.String("repo-listen", ":7480", "address where the repository is served, by plain HTTP: what is in it is signed")
 	f.String("raft-timing", "default", "Raft's time-outs: lan (a dead leader is replaced in half a second), default (in one) or wan (in four); the same on all replicas")
 	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
 	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
@@ -266,7 +268,8 @@ func runCommand() *cobra.Command {
 		if err != nil {
 			return err // the check has missed it
 		}
-		return coded(l.serve(cmd.Context(), controlplane.Config{
+		serveFiles := func(ctx context.Context) { serveRepo(ctx, v.GetString("repo"), v.GetString("repo-listen"), l.log) }
+		return coded(l.serve(cmd.Context(), serveFiles, controlplane.Config{
 			Timing:  timing,
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: l.log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),
