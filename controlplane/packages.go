@@ -30,8 +30,8 @@ const (
 	maxFetchWait    = time.Minute
 	// fetchTime bounds the way of one package between two replicas.
 	fetchTime = 10 * time.Minute
-	// sweepEvery is how often files that no record names are removed, sweepAge
-	// how old they are then: a file comes before its record.
+	// sweepEvery is how often files are looked for that no record names, sweepAge
+	// for how long that has to be so: a file comes before its record.
 	sweepEvery = 10 * time.Minute
 	sweepAge   = time.Hour
 	// heldDigits of a digest tell the few packages of a fleet apart.
@@ -167,7 +167,7 @@ func (r *Replica) keepPackages(ctx context.Context) error {
 
 func (r *Replica) sweepPackages() {
 	keep := r.recorded()
-	gone, err := r.files.Sweep(func(sum string) bool { _, named := keep[sum]; return named }, time.Now().Add(-sweepAge))
+	gone, err := r.files.Sweep(func(sum string) bool { _, named := keep[sum]; return named }, time.Now(), sweepAge)
 	if err != nil {
 		r.log.Warn("packages not removed", "error", err)
 	}

@@ -7,7 +7,7 @@
 //	defer in.Discard()
 //	_, err = io.Copy(in, body)              // the caller checks what it is
 //	err = in.Keep(sum)                      // durable, and there for Open
-//	store.Sweep(named, time.Now().Add(-time.Hour))
+//	store.Sweep(named, time.Now(), time.Hour)
 //
 // A crash leaves a file whole or not at all. Methods may be called concurrently.
 package packages
@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -29,7 +30,13 @@ var ErrNone = errors.New("no such package here")
 const unfinished = ".new-"
 
 // Store is a directory of packages.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+
+	mu sync.Mutex
+	// unnamed is since when a sweep has found a file that nothing names.
+	unnamed map[string]time.Time
+}
 
 // Open makes the directory and removes what a crash left unfinished there.
 func Open(dir string) (*Store, error) {
@@ -43,7 +50,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packages: %w", err)
 	}
-	return &Store{dir}, nil
+	return &Store{dir: dir, unnamed: map[string]time.Time{}}, nil
 }
 
 // path is where a file of that digest is; empty for what is no digest.
@@ -128,23 +135,35 @@ func (in *Incoming) Discard() {
 	_ = os.Remove(in.f.Name())
 }
 
-// Sweep removes the files that named does not want and that were there before a
-// time: an upload comes before its record. It returns what it removed.
-func (s *Store) Sweep(named func(sum string) bool, before time.Time) (removed []string, err error) {
+// Sweep removes the files that named has not wanted for an age, by the caller's
+// clock: an upload comes before its record. It returns what it removed.
+func (s *Store) Sweep(named func(sum string) bool, now time.Time, age time.Duration) (removed []string, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("packages: %w", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since := map[string]time.Time{}
 	for _, e := range entries {
-		info, ierr := e.Info()
-		if ierr != nil || s.path(e.Name()) == "" || named(e.Name()) || !info.ModTime().Before(before) {
+		name := e.Name()
+		if s.path(name) == "" || named(name) {
 			continue
 		}
-		if rerr := os.Remove(filepath.Join(s.dir, e.Name())); rerr != nil {
+		first, known := s.unnamed[name]
+		if !known {
+			first = now
+		}
+		if since[name] = first; now.Sub(first) < age {
+			continue
+		}
+		if rerr := os.Remove(filepath.Join(s.dir, name)); rerr != nil {
 			err = errors.Join(err, rerr)
 			continue
 		}
-		removed = append(removed, e.Name())
+		delete(since, name)
+		removed = append(removed, name)
 	}
+	s.unnamed = since
 	return removed, err
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,13 +71,14 @@ func TestStore(t *testing.T) {
 	if err != nil || len(entries) != 2 {
 		t.Errorf("%v, %v", entries, err)
 	}
-	// A sweep leaves what is named, and what has just come.
+	// A sweep leaves what is named, and for an hour what is not.
+	now := time.Now()
 	named := func(sum string) bool { return sum == a }
-	if gone, err := s.Sweep(named, time.Now().Add(-time.Hour)); err != nil || len(gone) != 0 {
-		t.Errorf("swept %v, %v", gone, err)
-	}
-	if gone, err := s.Sweep(named, time.Now().Add(time.Hour)); err != nil || !slices.Equal(gone, []string{b}) {
-		t.Errorf("swept %v, %v", gone, err)
+	for after, want := range []int{0: 0, 1: 0, 2: 1} {
+		gone, err := s.Sweep(named, now.Add(time.Duration(after)*40*time.Minute), time.Hour)
+		if err != nil || len(gone) != want || want == 1 && gone[0] != b {
+			t.Errorf("sweep %d: %v, %v", after, gone, err)
+		}
 	}
 	if !s.Has(a) || s.Has(b) {
 		t.Error("the wrong file is gone")
