@@ -232,9 +232,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(local))
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	opts := api.Options{
-		Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r, Bundle: r.bundle, Upgrades: r,
-	}
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r, Upgrades: r, Bundle: r.bundle}
 	forward := &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 		DialContext: r.cfg.Dial,
