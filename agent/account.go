@@ -104,7 +104,7 @@ func (a *Account) add(p purpose, n int) {
 	a.dirty = true
 }
 
-// Fetched counts bytes of images, as they come from a registry.
+// Fetched counts bytes for images, on the sockets to registries.
 func (a *Account) Fetched(n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -18,6 +18,7 @@ import (
 	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
@@ -72,6 +73,12 @@ type Config struct {
 	// Turn is called by the loop that everything goes through, each second at
 	// least: where it is not, the agent hangs. It must not block.
 	Turn func(Sign)
+	// Watch is told what shows whether this version of the agent is sound; it must
+	// not block. Nil: nobody asks.
+	Watch func(gate.Event)
+	// Upgrade tells how the last upgrade of this machine's agent fares, for its
+	// readings; it must not block. Nil is nothing to tell.
+	Upgrade func() fleet.UpgradeStatus
 }
 
 // Sign is what a running agent tells of itself at each turn of its loop.
@@ -133,9 +140,13 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
-	seen     sync.Once             // closes looked
-	offset   atomic.Int64          // see clockOff
-	keep     *linkpolicy.Keepalive // how long to be silent
+	seen     sync.Once    // closes looked
+	offset   atomic.Int64 // see clockOff
+	leave    struct {     // whom the wish to leave was told last
+		to *link
+		at time.Time
+	}
+	keep *linkpolicy.Keepalive // how long to be silent
 }
 
 // remembered is agent.json.
@@ -228,14 +239,24 @@ func remember(stateDir string, replicas []string) error {
 	if err != nil {
 		return fmt.Errorf("remember replicas: %w", err)
 	}
-	tmp := filepath.Join(stateDir, "agent.json.new")
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("remember replicas: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(stateDir, "agent.json")); err != nil {
+	if err := replaceFile(filepath.Join(stateDir, "agent.json"), append(data, '\n')); err != nil {
 		return fmt.Errorf("remember replicas: %w", err)
 	}
 	return nil
+}
+
+// replaceFile has a file hold data, or what it held before: after a loss of power
+// as well.
+func replaceFile(path string, data []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func recall(stateDir string) ([]string, error) {
@@ -250,22 +271,27 @@ func recall(stateDir string) ([]string, error) {
 	return r.Replicas, nil
 }
 
-// Run runs the agent until ctx ends. Tasks go on without it.
+// Run runs the agent until ctx ends, which is no error, or the machine has left
+// its fleet: ErrLeft. Tasks go on without it.
 func Run(ctx context.Context, cfg Config) error {
 	a, replicas, err := open(cfg)
 	if err != nil {
 		return err
 	}
-	defer a.file.Close() //nolint:errcheck // every write was synced
+	defer a.file.Close() //nolint:errcheck // every write was synced, and a second time does nothing
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.loop(ctx, g) })
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.dialLoop(ctx, replicas) })
 	g.Go(func() error { return a.recoverTasks(ctx) })
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	err = g.Wait()
+	switch {
+	case errors.Is(err, ErrLeft):
+		return errors.Join(a.file.Close(), Forget(cfg.StateDir), err)
+	case errors.Is(err, context.Canceled):
+		return nil
 	}
-	return nil
+	return err
 }
 
 func open(cfg Config) (*Agent, []string, error) {

@@ -14,6 +14,7 @@
 //	pki-previous/   the pair before, until the control plane has taken the new one
 //	agent.json      where the replicas are
 //	agent.db        the checkpoint
+//	leave.json      the wish to leave the fleet, and how far that is
 //	link.json       what the link has carried this month
 //	logs/           what tasks print
 //

@@ -138,12 +138,15 @@ type JoinOptions struct {
 	DataDir string
 	ID      fleet.ReplicaID // proposed; the control plane may add to it
 	Addr    string          // advertised HOST:PORT
-	// Conn replaces the UDP socket; Join closes it once it asks.
+	// Conn replaces the UDP socket; Join closes it once it asks. Now replaces the
+	// machine's clock.
 	Conn net.PacketConn
+	Now  func() time.Time
 }
 
 // Join makes this machine a replica of an existing control plane. Its keys are
-// made here and stay here. It serves once 'tenderd run' has started.
+// made here and stay here. It serves once 'tenderd run' has started. A wrong
+// clock is a *transport.WrongClockError.
 func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaID, error) {
 	d := layout(o.DataDir)
 	if line.Kind != pki.KindReplica {
@@ -168,7 +171,7 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.ReplicaI
 		return "", err
 	}
 	req.IntermediateCSR, req.Addr = interCSR, o.Addr
-	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn}, line, req)
+	reply, err := transport.Enrol(ctx, transport.DialerConfig{Conn: o.Conn, Now: o.Now}, line, req)
 	if err != nil {
 		return "", err
 	}

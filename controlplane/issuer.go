@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/pki/authority"
-	"github.com/tenderfleet/tender/pki/enroll"
 )
 
 // issuer is a replica's issuing authority. It is not changed once in use.
@@ -193,31 +191,6 @@ func (d layout) makeRoot(trustDomain string, rotation uint64) (*x509.Certificate
 		return nil, fmt.Errorf("write root: %w", err)
 	}
 	return root, nil
-}
-
-// joinSigner signs the authorities of replicas that join here; nil where no
-// root key lies, which joiners are told before their line is used up.
-func (r *Replica) joinSigner() (func(context.Context, []byte) (*x509.Certificate, error), error) {
-	if len(r.dir.rootKeys()) == 0 {
-		return nil, nil
-	}
-	if _, err := r.dir.openRoot(r.issuer.Load().root); err != nil && !errors.Is(err, errNoRootKey) {
-		return nil, err
-	}
-	return func(_ context.Context, csr []byte) (*x509.Certificate, error) {
-		root, _, err := r.signingRoots()
-		if err != nil {
-			return nil, err
-		}
-		key, err := r.dir.openRoot(root)
-		if errors.Is(err, errNoRootKey) {
-			return nil, &enroll.Refusal{Code: enroll.CodeNoRootKey, Text: "the key of the fleet's newest root is not on this replica; join through the replica that holds it"}
-		}
-		if err != nil {
-			return nil, err
-		}
-		return pki.SignIntermediate(root, key, csr, r.self.TrustDomain, time.Now(), r.issuerLife())
-	}, nil
 }
 
 // issuerLife is how long an intermediate holds.

@@ -278,7 +278,7 @@ func (r *Replica) introduce(ctx context.Context) error {
 		rec := s.Replicas[r.self.ID]
 		known = rec != nil && rec.Addr == r.self.Addr && len(rec.Intermediate) > 0
 		if rec != nil {
-			self.Cross, self.Round = rec.Cross, rec.Round // see noteIssuers
+			self.Cross, self.Round, self.RootKey = rec.Cross, rec.Round, rec.RootKey // see noteIssuers
 		}
 	})
 	if !known {

@@ -244,18 +244,18 @@ func (r *Replica) fetchFrom(ctx context.Context, m registrar.Replica, p fleet.Pa
 }
 
 // havePackage answers the leader, and fetches what is not here.
-func (r *Replica) havePackage(p *fleet.Package) (answer, error) {
+func (r *Replica) havePackage(p *fleet.Package) answer {
 	if p == nil {
-		return answer{}, errors.New("the question names no package")
+		return answer{Error: "the question names no package"}
 	}
 	if err := p.Check(); err != nil {
-		return answer{}, err
+		return answer{Error: err.Error()}
 	}
 	if r.files.Has(p.SHA256) {
-		return answer{Held: true}, nil
+		return answer{Held: true}
 	}
 	r.wanted.put(*p)
-	return answer{}, nil
+	return answer{}
 }
 
 // AddPackage takes in a package: its signature is verified, its fields are read,
@@ -331,12 +331,9 @@ func (r *Replica) spread(ctx context.Context, p fleet.Package) error {
 				held++
 				continue
 			}
-			var got answer
-			switch err := r.raft.Ask(ctx, m.ID, question{Op: opPackage, Package: &p}, &got); {
+			switch got, err := r.ask(ctx, m.ID, question{Op: opPackage, Package: &p}); {
 			case err != nil:
 				silent = errors.Join(silent, err)
-			case got.Error != "":
-				silent = errors.Join(silent, fmt.Errorf("replica %s: %s", m.ID, got.Error))
 			case got.Held:
 				held++
 			}

@@ -164,13 +164,12 @@ func Open(cfg Config) (*Replica, error) {
 		Upgrade: r.upgradeOf, Package: r.openPackage,
 		Agent: r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
-	signIntermediate, err := r.joinSigner()
-	if err != nil {
+	if err := r.checkRootKey(); err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
 	}
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
-		SignIntermediate: signIntermediate, Rate: r.cfg.EnrolRate, Log: cfg.Log,
+		RootKey: r.joinSigner, Rate: r.cfg.EnrolRate, Log: cfg.Log,
 		Healer: healer{r}, Key: r.ownKey, ReleaseKeys: r.releaseKeys,
 	})
 	if err != nil {
@@ -233,7 +232,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(local))
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r, Upgrades: r}
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r, Upgrades: r, Bundle: r.bundle}
 	forward := &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 		DialContext: r.cfg.Dial,

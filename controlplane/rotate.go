@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -176,11 +175,7 @@ func (r *Replica) haveSigned(ctx context.Context, next *issuer, rot *state.Rotat
 	}
 	var all error
 	for _, id := range ask {
-		var got answer
-		err := r.raft.Ask(ctx, id, question{Op: opSign, CSR: csr}, &got)
-		if err == nil && got.Error != "" {
-			err = fmt.Errorf("replica %s: %s", id, got.Error)
-		}
+		got, err := r.ask(ctx, id, question{Op: opSign, CSR: csr})
 		if err == nil {
 			next.inter, err = x509.ParseCertificate(got.Intermediate)
 		}
@@ -216,84 +211,6 @@ func (r *Replica) hasten() {
 	})
 	b := r.bundle()
 	r.mgr.Hasten(wire.Bundle{Version: b.Version, Roots: b.PEM()}, func(id fleet.AgentID) bool { return late[id] })
-}
-
-// What a replica asks the holder of the root key.
-const (
-	opHolds = "holds" // whether it can open the key of the present root
-	opRoot  = "root"  // to make the new root of a rotation
-	opSign  = "sign"  // to sign the asker's intermediate
-)
-
-type question struct {
-	Op       string `json:"op"`
-	Rotation uint64 `json:"rotation,omitempty"`
-	CSR      []byte `json:"csr,omitempty"`
-	// Package is what opPackage is about.
-	Package *fleet.Package `json:"package,omitempty"`
-}
-
-// answer holds certificates in DER, or why there are none.
-type answer struct {
-	Root         []byte `json:"root,omitempty"`
-	Intermediate []byte `json:"intermediate,omitempty"`
-	Cross        []byte `json:"cross,omitempty"`
-	Error        string `json:"error,omitempty"`
-	// Held: the replica has the package.
-	Held bool `json:"held,omitempty"`
-}
-
-// answerReplica answers another replica, or this one itself. Who asks is known
-// by certificate; that it is to have what it asks for, the state says.
-func (r *Replica) answerReplica(_ context.Context, from fleet.ReplicaID, data []byte) []byte {
-	var q question
-	var a answer
-	err := json.Unmarshal(data, &q)
-	switch {
-	case err == nil && q.Op == opPackage:
-		a, err = r.havePackage(q.Package)
-	case err == nil:
-		a, err = r.grant(from, q)
-	}
-	if err != nil && q.Op == opPackage {
-		a = answer{Error: err.Error()}
-	} else if err != nil {
-		r.log.Warn("root key not used", "for", from, "what", q.Op, "error", err)
-		a = answer{Error: err.Error()}
-	}
-	out, err := json.Marshal(a)
-	if err != nil {
-		return []byte("{}") // it holds nothing that cannot be encoded
-	}
-	return out
-}
-
-func (r *Replica) grant(from fleet.ReplicaID, q question) (answer, error) {
-	r.granting.Lock() // opening a sealed key is dear: one at a time
-	defer r.granting.Unlock()
-	rot := r.rotation()
-	var rec *state.Replica
-	r.raft.Stale(func(s *state.State) { rec = s.Replicas[from] })
-	switch {
-	case rec == nil:
-		return answer{}, fmt.Errorf("no replica %s is known here", from)
-	case q.Op == opHolds:
-		_, err := r.dir.openRoot(r.issuer.Load().root)
-		return answer{}, err
-	case q.Op == opRoot:
-		if !rot.Active() || rot.Number != q.Rotation || rot.Phase != state.RotationMaking || rot.Holder != r.self.ID {
-			return answer{}, errors.New("this replica does not know that a new root is wanted of it")
-		}
-		root, err := r.dir.makeRoot(r.self.TrustDomain, rot.Number)
-		if err != nil {
-			return answer{}, err
-		}
-		r.log.Info("new root made", "rotation", rot.Number, "pin", pki.Pin(root))
-		return answer{Root: root.Raw}, nil
-	case q.Op == opSign:
-		return r.signFor(rec, rot, q.CSR)
-	}
-	return answer{}, fmt.Errorf("this version does not know the question %.20q", q.Op)
 }
 
 // signFor signs a replica's intermediate with the root key, if one is due.
@@ -393,10 +310,19 @@ func (r *Replica) noteIssuers(ctx context.Context) error {
 	r.members.mu.Unlock()
 	var notes []state.Command
 	roots := r.bundle()
+	somewhere := false // does a root key lie
+	for _, a := range said {
+		somewhere = somewhere || a.RootKey
+	}
 	r.raft.Stale(func(s *state.State) {
 		for _, id := range state.SortedKeys(said) {
 			a, rec := said[id], s.Replicas[id]
-			if rec == nil || len(a.Issuer) == 0 || bytes.Equal(a.Issuer, rec.Intermediate) && bytes.Equal(a.Cross, rec.Cross) && a.Round == rec.Round {
+			if rec == nil || len(a.Issuer) == 0 {
+				continue
+			}
+			// Who held the last one is remembered until another one is found.
+			holds := a.RootKey || rec.RootKey && !somewhere
+			if bytes.Equal(a.Issuer, rec.Intermediate) && bytes.Equal(a.Cross, rec.Cross) && a.Round == rec.Round && holds == rec.RootKey {
 				continue
 			}
 			inter, err := x509.ParseCertificate(a.Issuer)
@@ -405,7 +331,7 @@ func (r *Replica) noteIssuers(ctx context.Context) error {
 				continue
 			}
 			notes = append(notes, state.Command{Time: time.Now(), By: "replica/" + string(id), NoteIssuer: &state.NoteIssuer{
-				ID: id, Intermediate: a.Issuer, Cross: a.Cross, Round: a.Round,
+				ID: id, Intermediate: a.Issuer, Cross: a.Cross, Round: a.Round, RootKey: holds,
 			}})
 		}
 	})
@@ -418,12 +344,9 @@ func (r *Replica) noteIssuers(ctx context.Context) error {
 
 // publishRoot has the new root made, and makes it part of the bundle.
 func (r *Replica) publishRoot(ctx context.Context, rot *state.Rotation) error {
-	var got answer
-	if err := r.raft.Ask(ctx, rot.Holder, question{Op: opRoot, Rotation: rot.Number}, &got); err != nil {
+	got, err := r.ask(ctx, rot.Holder, question{Op: opRoot, Rotation: rot.Number})
+	if err != nil {
 		return err
-	}
-	if got.Error != "" {
-		return fmt.Errorf("replica %s: %s", rot.Holder, got.Error)
 	}
 	root, err := x509.ParseCertificate(got.Root)
 	if err != nil {

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +13,6 @@ import (
 	"github.com/tenderfleet/tender/controlplane/rotation"
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
-	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 var _ api.CA = (*Replica)(nil)
@@ -37,6 +37,9 @@ func (r *Replica) Rotate(ctx context.Context, o client.RotateCA, by string) erro
 	}
 	root := r.issuer.Load().root
 	holder, err := r.rootHolder(ctx, root)
+	if none, ok := errors.AsType[*noHolderError](err); ok {
+		return client.NewProblem(client.CodeConflict, putBack("for as long as the rotation takes")+", and repeat this", "%s", none)
+	}
 	if err != nil {
 		return err
 	}
@@ -50,40 +53,6 @@ func (r *Replica) Rotate(ctx context.Context, o client.RotateCA, by string) erro
 		c.To, c.Kind, c.Old, c.OldPin = state.RotationMaking, state.RotateRoot, root.Raw, pki.Pin(root)
 	}
 	return r.rotate(ctx, by, c)
-}
-
-// rootHolder finds the replica that can open the key of a root.
-func (r *Replica) rootHolder(ctx context.Context, root *x509.Certificate) (fleet.ReplicaID, error) {
-	var silent, wrong []string
-	for _, m := range r.raft.Replicas() {
-		about, err := r.raft.About(ctx, m.ID)
-		if err != nil {
-			silent = append(silent, string(m.ID))
-			continue
-		}
-		if !about.RootKey {
-			continue
-		}
-		var got answer
-		switch err := r.raft.Ask(ctx, m.ID, question{Op: opHolds}, &got); {
-		case err != nil:
-			wrong = append(wrong, err.Error())
-		case got.Error != "":
-			wrong = append(wrong, fmt.Sprintf("%s: %s", m.ID, got.Error))
-		default:
-			return m.ID, nil
-		}
-	}
-	text := "no replica that answers holds the key of the root " + pki.Pin(root)
-	if len(wrong) > 0 {
-		text += " (" + strings.Join(wrong, "; ") + ")"
-	}
-	if len(silent) > 0 {
-		text += "; without an answer: " + strings.Join(silent, ", ")
-	}
-	return "", client.NewProblem(client.CodeConflict,
-		"put the root key and its passphrase back for as long as the rotation takes: DATA/root/root.key and DATA/root/passphrase (of a later root root-N.key and root-N.passphrase) in the data directory of a running replica, and repeat this; no restart is needed",
-		"%s", text)
 }
 
 // finish takes the old root out of the bundle.

@@ -57,7 +57,7 @@ func closeAll(lns ...net.Listener) error {
 // schedulers makes the edge at which Mesos schedulers connect.
 func (r *Replica) schedulers(forward http.RoundTripper) *mesosv1.Server {
 	return mesosv1.New(mesosv1.Config{
-		ID: r.self.ID, Addr: r.self.Addr, Version: r.cfg.Version, Image: r.cfg.Schedulers.Image,
+		ID: r.self.ID, Addr: r.self.Addr, Version: r.cfg.Version, Image: r.cfg.Schedulers.Image, Bundle: r.bundle,
 		Leader: r.raft.Leader, State: r.raft.Stale, Forward: forward, Log: r.log,
 		Lead: func() *mesosv1.Hub {
 			if t := r.lead.Load(); t != nil {

@@ -31,7 +31,9 @@ const exporterLen = 32
 
 // Enrol joins over QUIC or, where UDP does not pass, over TCP: it asks the
 // replicas that line names, one after the other, until one admits, one refuses
-// for good, or ctx ends. It dials as cfg says, without a certificate.
+// for good, or ctx ends. It dials as cfg says, without a certificate. Where that
+// fails for this machine's clock, the replicas are asked for the time, and the
+// error is a *WrongClockError; nothing was used up then.
 func Enrol(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
 	cfg.Holder = nil
 	dialer, err := NewDialer(cfg)
@@ -39,8 +41,38 @@ func Enrol(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req enroll.
 		return enroll.Reply{}, err
 	}
 	defer dialer.Close() //nolint:errcheck // every session has ended
-	return dialer.enrol(ctx, line, req, cfg.clock())
+	reply, err := dialer.enrol(ctx, line, req, cfg.clock())
+	if !wrongClock(err) {
+		return reply, err
+	}
+	says := cfg.clock()()
+	offset, clockErr := dialer.LearnClock(ctx, line.Addrs, pki.PinJudge(line.Pin), cfg.clock())
+	if clockErr != nil {
+		return reply, noTime(err, clockErr)
+	}
+	return reply, &WrongClockError{Says: says, Offset: offset, Err: err}
 }
+
+// noTime is err of a machine that could not find out how wrong its clock is.
+func noTime(err, clockErr error) error {
+	return fmt.Errorf("%w; the replicas were asked for the time, too: %w", err, clockErr)
+}
+
+// WrongClockError says that joining failed for this machine's clock.
+type WrongClockError struct {
+	Says   time.Time     // by the machine's clock
+	Offset time.Duration // what to add to have the replicas' time
+	Err    error         // what it looked like
+}
+
+// Error says how far the clock is off and what to do.
+func (e *WrongClockError) Error() string {
+	const layout = "2006-01-02 15:04:05Z"
+	return fmt.Sprintf("this machine's clock is %s: it says %s, the replicas say %s; set it (timedatectl set-ntp true) and try again; the join line is still good",
+		offBy(e.Offset), e.Says.UTC().Format(layout), e.Says.Add(e.Offset).UTC().Format(layout))
+}
+
+func (e *WrongClockError) Unwrap() error { return e.Err }
 
 func (c *DialerConfig) clock() func() time.Time {
 	if c.Now != nil {
@@ -68,7 +100,7 @@ func EnrolAnyClock(ctx context.Context, cfg DialerConfig, line pki.JoinLine, req
 	}
 	told, clockErr := d.LearnClock(ctx, line.Addrs, pki.PinJudge(line.Pin), machine)
 	if clockErr != nil {
-		return reply, 0, fmt.Errorf("%w; the replicas were asked for the time, too: %w", err, clockErr)
+		return reply, 0, noTime(err, clockErr)
 	}
 	offset.Store(int64(told))
 	reply, err = d.enrol(ctx, line, req, cfg.Now)
@@ -89,26 +121,29 @@ func (d *Dialer) enrol(ctx context.Context, line pki.JoinLine, req enroll.Reques
 // ClockNotice says how far this machine's clock is off, offset being what to
 // add to it.
 func ClockNotice(offset time.Duration) string {
-	way := "behind"
+	return fmt.Sprintf("this machine's clock is %s; its own is not changed, what goes to the fleet is corrected; set it with: timedatectl set-ntp true",
+		offBy(offset))
+}
+
+func offBy(offset time.Duration) string {
 	if offset < 0 {
-		way, offset = "ahead", -offset
+		return roughly(-offset) + " ahead"
 	}
-	return fmt.Sprintf("this machine's clock is %s %s; its own is not changed, what goes to the fleet is corrected; set it with: timedatectl set-ntp true",
-		roughly(offset), way)
+	return roughly(offset) + " behind"
 }
 
 // roughly prints a duration in one unit that suits its size.
 func roughly(d time.Duration) string {
-	const day = 24 * time.Hour
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
 	switch {
 	case d < 2*time.Hour:
 		return d.Round(time.Second).String()
 	case d < 2*day:
-		return fmt.Sprintf("%d hours", d/time.Hour)
-	case d < 2*365*day:
-		return fmt.Sprintf("%d days", d/day)
+		return fmt.Sprintf("%d hours", d.Round(time.Hour)/time.Hour)
+	case d < 2*year:
+		return fmt.Sprintf("%d days", d.Round(day)/day)
 	}
-	return fmt.Sprintf("%d years", d/(365*day))
+	return fmt.Sprintf("%d years", d.Round(year)/year)
 }
 
 // wrongClock reports whether err may be due to this machine's clock.

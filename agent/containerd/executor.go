@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -56,8 +57,8 @@ type Config struct {
 	Credentials func(host string) (user, secret string, err error)
 
 	// MayFetch says why an image must not be fetched now; the start then waits.
-	// Fetched is told of bytes as they come from a registry. Nil is always, and
-	// nobody.
+	// Fetched is told of bytes as the sockets to registries carry them, both ways.
+	// Nil is always, and nobody.
 	MayFetch func() error
 	Fetched  func(n int64)
 
@@ -66,12 +67,14 @@ type Config struct {
 
 // Executor is an executor.Executor on containerd. Use New.
 type Executor struct {
-	cfg     Config
-	client  *client.Client
-	snaps   snapshots.Snapshotter
-	images  *imageCache
-	cgroups cgroups
-	log     *slog.Logger
+	cfg    Config
+	client *client.Client
+	snaps  snapshots.Snapshotter
+	images *imageCache
+	// registries is what images are fetched with.
+	registries *http.Transport
+	cgroups    cgroups
+	log        *slog.Logger
 
 	// What every container shares, made once.
 	runtime typeurl.Any
@@ -123,16 +126,17 @@ func New(cfg Config) (*Executor, error) {
 		return nil, fmt.Errorf("containerd at %s: %w", cfg.Address, err)
 	}
 	x := &Executor{
-		cfg:       cfg,
-		client:    c,
-		snaps:     c.SnapshotService(cfg.Snapshotter),
-		images:    newImageCache(),
-		cgroups:   detectCgroups(cgroupRoot),
-		log:       cfg.Log,
-		runtime:   options,
-		seccomp:   seccompProfile(),
-		launching: make(chan struct{}, runtime.NumCPU()+1),
-		execing:   make(chan struct{}, runtime.NumCPU()+1),
+		cfg:        cfg,
+		client:     c,
+		snaps:      c.SnapshotService(cfg.Snapshotter),
+		images:     newImageCache(),
+		registries: toRegistries(cfg.Fetched),
+		cgroups:    detectCgroups(cgroupRoot),
+		log:        cfg.Log,
+		runtime:    options,
+		seccomp:    seccompProfile(),
+		launching:  make(chan struct{}, runtime.NumCPU()+1),
+		execing:    make(chan struct{}, runtime.NumCPU()+1),
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	x.wg.Go(x.watchOOM)
@@ -143,6 +147,7 @@ func New(cfg Config) (*Executor, error) {
 func (x *Executor) Close() error {
 	x.cancel()
 	x.wg.Wait()
+	x.registries.CloseIdleConnections()
 	return x.client.Close()
 }
 

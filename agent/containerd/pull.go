@@ -5,12 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -62,7 +63,7 @@ func (x *Executor) pull(ctx context.Context, ref string) (*image, error) {
 func (x *Executor) resolver() remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{
 		Hosts: docker.ConfigureDefaultRegistries(
-			docker.WithClient(&http.Client{Transport: meteredTransport{x.cfg.Fetched}}),
+			docker.WithClient(&http.Client{Transport: x.registries}),
 			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(x.cfg.Credentials))),
 			docker.WithPlainHTTP(func(host string) (bool, error) {
 				return slices.Contains(x.cfg.PlainHTTPRegistries, host), nil
@@ -71,25 +72,37 @@ func (x *Executor) resolver() remotes.Resolver {
 	})
 }
 
-// meteredTransport tells how much its answers bring.
-type meteredTransport struct{ fetched func(int64) }
-
-func (m meteredTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := http.DefaultTransport.RoundTrip(r)
-	if err == nil && m.fetched != nil {
-		resp.Body = &meteredBody{resp.Body, m.fetched}
+// toRegistries is how this executor speaks with registries. fetched is told of
+// all that its sockets carry, both ways, also of what is given up half-way.
+func toRegistries(fetched func(int64)) *http.Transport {
+	dialer := &net.Dialer{Timeout: 30 * time.Second}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, MaxIdleConns: 16,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			if err != nil || fetched == nil {
+				return c, err
+			}
+			return &meteredConn{c, fetched}, nil
+		},
 	}
-	return resp, err
 }
 
-type meteredBody struct {
-	io.ReadCloser
+type meteredConn struct {
+	net.Conn
 	fetched func(int64)
 }
 
-func (b *meteredBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.fetched(int64(n))
+func (c *meteredConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.fetched(int64(n))
+	return n, err
+}
+
+func (c *meteredConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.fetched(int64(n))
 	return n, err
 }
 

@@ -1,10 +1,12 @@
 package containerd
 
 import (
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tenderfleet/tender/agent/executor"
@@ -54,6 +56,33 @@ func pullScenarios(t *testing.T, w *world) {
 			t.Fatal(err)
 		}
 		wantPrinted(t, x, run(ref), "pulled\n")
+	})
+	t.Run("what it costs is counted", func(t *testing.T) {
+		var fetched atomic.Int64
+		x := w.open(t, func(c *Config) { c.Fetched = func(n int64) { fetched.Add(n) } })
+		noise := make([]byte, 3<<20)
+		if _, err := rand.Read(noise); err != nil { // it does not get smaller
+			t.Fatal(err)
+		}
+		ref := r.push(t, "counted", true, testimage.Options{Env: []string{"A=5"}, Files: map[string]testimage.File{"/noise": {Data: noise}}})
+		carried := r.meter()
+		wantPrinted(t, x, run(ref), "pulled\n")
+		eventually(t, "the counter says what the registry's sockets carried", func() bool { return fetched.Load() == carried.Load() })
+		if n := fetched.Load(); n < 5<<20 || n > 6<<20 {
+			t.Errorf("%d bytes were counted for an image of 3 MiB and a shell of 2", n)
+		}
+		once := fetched.Load()
+		wantPrinted(t, x, run(ref), "pulled\n")
+		if n := fetched.Load(); n != once {
+			t.Errorf("another %d bytes were counted for an image that is here", n-once)
+		}
+		// What is not pulled in the end has cost something, too.
+		if err := x.Start(t.Context(), run(r.host+"/nobody/counted:1")); err == nil {
+			t.Error("an unknown image was started")
+		}
+		eventually(t, "the question for an image that is not there counts", func() bool {
+			return fetched.Load() > once && fetched.Load() == carried.Load()
+		})
 	})
 	for name, c := range map[string]struct {
 		ref     string

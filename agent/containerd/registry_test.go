@@ -7,10 +7,12 @@ import (
 	"errors"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -26,12 +28,53 @@ type testRegistry struct {
 	mu     sync.Mutex
 	blobs  int // how many were fetched
 	refuse int // the status of every answer, when not 0
+
+	carried atomic.Pointer[atomic.Int64] // see meter
+}
+
+// meter returns a counter of what connections carry, both ways, that are opened
+// from now on.
+func (r *testRegistry) meter() *atomic.Int64 {
+	n := new(atomic.Int64)
+	r.carried.Store(n)
+	return n
+}
+
+// countedListener counts what its connections carry.
+type countedListener struct {
+	net.Listener
+	carried *atomic.Pointer[atomic.Int64]
+}
+
+func (l countedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return countedConn{c, l.carried.Load()}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	carried *atomic.Int64
+}
+
+func (c countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.carried.Add(int64(n))
+	return n, err
+}
+
+func (c countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.carried.Add(int64(n))
+	return n, err
 }
 
 func newRegistry(t testing.TB) *testRegistry {
 	r := &testRegistry{}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
 		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
 			r.blobs++
@@ -45,6 +88,9 @@ func newRegistry(t testing.TB) *testRegistry {
 		}
 		inner.ServeHTTP(w, req)
 	}))
+	r.meter()
+	r.server.Listener = countedListener{r.server.Listener, &r.carried}
+	r.server.Start()
 	t.Cleanup(r.server.Close)
 	r.host = strings.TrimPrefix(r.server.URL, "http://")
 	return r

@@ -389,6 +389,26 @@ func TestAContainerIsRemovedAgainWhateverTheExitsTime(t *testing.T) {
 	b.expect("remove t")
 }
 
+// What cannot be by the clock of now is not told: the end was noticed now.
+func TestTheTimeOfAnEndIsPlausible(t *testing.T) {
+	year := 365 * 24 * time.Hour
+	for name, tc := range map[string]struct{ told, want time.Duration }{
+		"a while ago":                         {-20 * time.Second, -20 * time.Second},
+		"a moment before it was known to run": {-31 * time.Second, -31 * time.Second},
+		"by a clock that was set back":        {year, 0},
+		"by one that was set right":           {-50 * year, 0},
+	} {
+		b := newBench(t)
+		b.runs(task("t"))
+		b.now = b.now.Add(30 * time.Second)
+		b.step(lifecycle.Exited{Task: "t", Time: b.now.Add(tc.told)})
+		p := b.records["t"].Reports.Pending
+		if got := p[len(p)-1].Status; got.State != fleet.TaskFinished || !got.Time.Equal(b.now.Add(tc.want)) {
+			t.Errorf("%s: %v at %v, now is %v", name, got.State, got.Time, b.now)
+		}
+	}
+}
+
 // The machine's clock was set back by a year while no process of the agent ran.
 func TestAClockThatWentBackPutsNothingOff(t *testing.T) {
 	b := newBench(t)

@@ -211,7 +211,7 @@ func (t *task) exited(a *Agent, now time.Time, ev Exited) {
 		// would let that start make a second one.
 		return
 	}
-	st := t.status(ev.Time, 0, "")
+	st := t.status(t.endedAt(now, ev.Time), 0, "")
 	st.ExitCode, st.Signal, st.OOM = ev.ExitCode, ev.Signal, ev.OOM
 	switch {
 	case ev.Lost:
@@ -245,6 +245,16 @@ func (t *task) exited(a *Agent, now time.Time, ev Exited) {
 	}
 }
 
+// endedAt is when the task ended, as the runtime tells it. A clock that was set
+// meanwhile, or that is not this one, may make that nonsense; then it is when the
+// end was noticed. It may well have ended a moment before it was known to run.
+func (t *task) endedAt(now, told time.Time) time.Time {
+	if told.After(now) || told.Before(t.Since.Add(-time.Minute)) {
+		return now
+	}
+	return told
+}
+
 // asked is how a task ends that somebody asked to stop.
 var asked = Verdict{State: fleet.TaskKilled, Text: "stopped on request"}
 
@@ -257,7 +267,7 @@ func (t *task) memoryText() string {
 }
 
 // end records the terminal state and frees the container. The status has the
-// time of the exit, which may be by a clock that was set since.
+// time of the exit.
 func (t *task) end(a *Agent, now time.Time, st fleet.Status) {
 	t.Phase, t.inFlight = Ended, false
 	t.report(st)

@@ -162,6 +162,35 @@ func TestWhoAsks(t *testing.T) {
 	}
 }
 
+// A connection that was opened under a root does not outlive it, but a replica's.
+func TestACertificateOfARootThatIsTrustedNoMore(t *testing.T) {
+	st, _ := world(t)
+	ca, next := pkitest.New(t, domain), pkitest.New(t, domain)
+	bundle := ca.Bundle()
+	g := access.Gate{Replica: "r1", State: func(fn func(*state.State)) { fn(st) }, Now: func() time.Time { return now }, Bundle: func() *pki.Bundle { return bundle }}
+	people := request(t, ca, pki.KindFramework, "cert")
+	replica := request(t, ca, pki.KindReplica, "r2", access.HeaderPrincipal, "framework/cert")
+	both := request(t, ca, pki.KindFramework, "cert")
+	for _, r := range []*http.Request{people, replica, both} {
+		r.TLS.VerifiedChains[0] = append(r.TLS.VerifiedChains[0], ca.Root)
+	}
+	both.TLS.VerifiedChains = append(both.TLS.VerifiedChains, []*x509.Certificate{both.TLS.VerifiedChains[0][0], next.Root})
+	for name, tt := range map[string]struct {
+		r     *http.Request
+		after bool
+	}{"of the old root": {people, false}, "a replica's": {replica, true}, "of both": {both, true}} {
+		bundle = ca.Bundle()
+		if _, err := g.Who(tt.r); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		bundle = next.Bundle()
+		_, err := g.Who(tt.r)
+		if refused, ok := errors.AsType[*access.Refusal](err); (err == nil) != tt.after || err != nil && (!ok || !refused.Unknown || !strings.Contains(err.Error(), "trusted no more")) {
+			t.Errorf("%s, afterwards: %v", name, err)
+		}
+	}
+}
+
 func TestRights(t *testing.T) {
 	limited := []fleet.Role{"a"}
 	ask := []access.Right{access.Look, access.SeeTasks, access.ActOnTasks, access.SeeFleet, access.SeeRecords, access.Administer}

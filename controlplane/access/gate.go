@@ -2,10 +2,13 @@ package access
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -21,6 +24,8 @@ type Gate struct {
 	// State gives fn this replica's own copy of the state; it must not block.
 	State func(fn func(*state.State))
 	Now   func() time.Time
+	// Bundle is what this replica trusts now; nil trusts what the handshake did.
+	Bundle func() *pki.Bundle
 }
 
 // Who says who asks. The error is a *Refusal.
@@ -32,7 +37,30 @@ func (g *Gate) Who(r *http.Request) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
+	if !g.trusts(r.TLS) {
+		return Principal{}, unknown("the certificate of %s is of a root that is trusted no more", s.Certificate.Short())
+	}
 	return g.judge(s)
+}
+
+// trusts reports whether what the handshake has verified holds still: a
+// connection may outlive the root that it was opened under. A replica, which
+// passes requests on, has long renewed when a root goes; its connections to the
+// leader may be older.
+func (g *Gate) trusts(conn *tls.ConnectionState) bool {
+	if g.Bundle == nil || conn == nil || len(conn.VerifiedChains) == 0 {
+		return true
+	}
+	roots := g.Bundle().Roots
+	for _, chain := range conn.VerifiedChains {
+		if id, err := pki.IdentityOf(chain[0]); err == nil && id.Kind == pki.KindReplica {
+			return true
+		}
+		if slices.ContainsFunc(roots, chain[len(chain)-1].Equal) {
+			return true
+		}
+	}
+	return false
 }
 
 func (g *Gate) judge(s Shown) (p Principal, err error) {

@@ -88,6 +88,9 @@ type Options struct {
 	// certificate or a token, and is judged by the state as it is then: a
 	// connection may outlive a revocation.
 	Local bool
+	// Bundle is what certificates must lead to, then too; nil is what they led to
+	// in the handshake.
+	Bundle func() *pki.Bundle
 	// Forward, when not nil, carries a follower's requests to the leader
 	// instead of a redirection, over TLS with the replica's own certificate.
 	// Who asked goes along.

@@ -48,7 +48,7 @@ func Handler(b Backend, o Options) http.Handler {
 		Options: o, b: b,
 		waiting: make(chan struct{}, maxWaiting), streams: make(chan struct{}, maxStreams),
 	}
-	h.gate = access.Gate{Replica: b.Status().ID, Local: o.Local, State: b.Stale, Now: o.Now}
+	h.gate = access.Gate{Replica: b.Status().ID, Local: o.Local, State: b.Stale, Now: o.Now, Bundle: o.Bundle}
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h.serve(h.health))
 	mux.Handle("GET /v1/version", h.any(access.Look, h.version))

@@ -70,7 +70,7 @@ func submission(in client.Submit) (state.Submit, error) {
 	policiesOf(in, &c.Spec)
 	for _, err := range []error{
 		fleet.CheckRole(c.Role), fleet.CheckSpec(c.Spec), fleet.CheckNeed(c.Need), fleet.CheckTaskLimits(c.Spec.Limits, need.CPUs, need.Mem),
-		fleet.CheckStanding(c.Standing), fleet.CheckPlace(c.Spec, need),
+		fleet.CheckStanding(c.Standing), fleet.CheckPolicy(c.Spec, need),
 	} {
 		if err != nil {
 			return c, err

@@ -66,7 +66,8 @@ type Restart struct {
 }
 
 // Disconnect is a disconnect policy. After StopAfter without contact the agent
-// stops the task; after LostAfter the control plane replaces it, if Replace.
+// stops the task; after LostAfter, 75 s or more, the control plane replaces it, if
+// Replace.
 // Reconcile says which one goes on when the agent is back: "best" (the
 // default), "keep_original", "keep_replacement" or "longest_running".
 type Disconnect struct {

@@ -103,6 +103,17 @@ func TestATaskIsReplacedWhenItsAgentIsLostForItsTime(t *testing.T) {
 	}
 }
 
+// The shortest time that may be asked for is kept to the second.
+func TestATaskIsReplacedAsSoonAsItsAgentIsGivenUp(t *testing.T) {
+	soon := replaced
+	soon.Disconnect.LostAfter = fleet.MinLostAfter
+	b := cut(t, soon, false)
+	b.wait(fleet.MinLostAfter - time.Second)
+	b.expect()
+	b.wait(2 * time.Second)
+	b.expect("propose reach a1 false", "propose Replace{Task:t}")
+}
+
 func TestAReplacementForWhatItsAgentStoppedOrAnOperatorGaveUp(t *testing.T) {
 	for name, ends := range map[string]func(*bench){
 		"stopped by its agent": func(b *bench) {

@@ -39,6 +39,13 @@ type (
 		Agent   fleet.AgentID
 		Session uint64
 	}
+	// Leave: the machine's owner wants it to leave the fleet. Agents say it again
+	// until they are gone.
+	Leave struct {
+		Agent   fleet.AgentID
+		Session uint64
+		Grace   time.Duration // the longest that a task may take; 0: its own
+	}
 	// Pull: the agent holds this generation and wants what differs. It is kept
 	// until there is something.
 	Pull struct {
@@ -189,6 +196,7 @@ type (
 func (AgentUp) event()         {}
 func (AgentDown) event()       {}
 func (Answered) event()        {}
+func (Leave) event()           {}
 func (Pull) event()            {}
 func (Report) event()          {}
 func (CapacityChanged) event() {}
@@ -333,7 +341,7 @@ type Config struct {
 	// for ever (Mesos's default, for ever, is what its users complain of).
 	OfferTimeout time.Duration
 	// UnreachableAfter is how long an agent may be away before its tasks
-	// become unreachable; 75 s by default (Mesos's 5 pings of 15 s).
+	// become unreachable; fleet.MinLostAfter by default.
 	UnreachableAfter time.Duration
 	// Interval between allocation rounds that nothing else starts; 1 s.
 	Interval time.Duration
@@ -349,7 +357,7 @@ func (c Config) withDefaults() Config {
 		c.OfferTimeout = 30 * time.Second
 	}
 	if c.UnreachableAfter == 0 {
-		c.UnreachableAfter = 75 * time.Second
+		c.UnreachableAfter = fleet.MinLostAfter
 	}
 	if c.Interval == 0 {
 		c.Interval = time.Second

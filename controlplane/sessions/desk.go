@@ -179,6 +179,9 @@ func (l *line) take(item *wire.Relayed) {
 	if item.Pull != nil {
 		d.emit(leader.Pull{Agent: agent, Session: number, Generation: item.Pull.Generation, Full: item.Pull.Full, Stamp: item.Pull.Stamp, CaughtUp: item.Pull.CaughtUp})
 	}
+	if item.Leave != nil {
+		d.emit(leader.Leave{Agent: agent, Session: number, Grace: item.Leave.Grace})
+	}
 	if item.Down {
 		d.emit(leader.AgentDown{Agent: agent, Session: number, Seen: st.soft.LastSeen})
 	}

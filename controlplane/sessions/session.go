@@ -325,6 +325,8 @@ func (s *session) read(control *wire.Conn) error {
 			s.binding.Unlock()
 		case wire.CapacityChanged:
 			s.put(wire.Relayed{Capacity: &msg.Capacity})
+		case wire.Leave:
+			s.put(wire.Relayed{Leave: &msg})
 		default:
 			return fmt.Errorf("an agent must not send %T", msg)
 		}

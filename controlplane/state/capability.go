@@ -26,7 +26,7 @@ func (c *Command) Needs() uint64 {
 		return 3
 	case c.Rekey != nil, c.Confirm != nil, c.Cloned != nil, c.SetBundle != nil, c.Replace != nil, c.Rotate != nil, c.NoteIssuer != nil:
 		return 3
-	case c.Certified != nil && c.Certified.Root != "", c.PutReplica != nil && c.PutReplica.Round != 0:
+	case c.Certified != nil && c.Certified.Root != "", c.PutReplica != nil && (c.PutReplica.Round != 0 || c.PutReplica.RootKey):
 		return 3
 	case c.Submit != nil && c.Submit.Spec.Policies():
 		return 3

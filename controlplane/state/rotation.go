@@ -79,12 +79,14 @@ type (
 		Bundle    *SetBundle `cbor:",omitempty"`
 	}
 	// NoteIssuer records a replica's issuing authority: its certificate (DER), the
-	// old root's signature of the same key, and the rotation it was made for.
+	// old root's signature of the same key, and the rotation it was made for; and
+	// whether a root key lay there when one was last heard of.
 	NoteIssuer struct {
 		ID           fleet.ReplicaID
 		Intermediate []byte
 		Cross        []byte `cbor:",omitempty"`
 		Round        uint64
+		RootKey      bool `cbor:",omitempty"`
 	}
 )
 
@@ -141,7 +143,7 @@ func (s *State) noteIssuer(c *NoteIssuer) Result {
 		return refuse(NotFound, "no replica %s", c.ID)
 	}
 	r := *old
-	r.Intermediate, r.Cross, r.Round = c.Intermediate, c.Cross, c.Round
+	r.Intermediate, r.Cross, r.Round, r.RootKey = c.Intermediate, c.Cross, c.Round, c.RootKey
 	s.Replicas[r.ID] = &r
 	return Result{}
 }

@@ -151,6 +151,8 @@ type Replica struct {
 	// for, 0 for none.
 	Cross []byte `cbor:",omitempty"`
 	Round uint64 `cbor:",omitempty"`
+	// RootKey: a root key lay there when one was last heard of.
+	RootKey bool `cbor:",omitempty"`
 }
 
 // New returns the empty state.

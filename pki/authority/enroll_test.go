@@ -22,8 +22,10 @@ func TestJoinThenDialThenRenew(t *testing.T) {
 	reg := enrolltest.NewRegistry(domain, time.Now)
 	srv, err := enroll.NewServer(enroll.Config{
 		Registry: reg, Signer: a, Bundle: ca.Bundle, Replicas: func() []string { return []string{"r1:8750"} },
-		SignIntermediate: func(_ context.Context, csr []byte) (*x509.Certificate, error) {
-			return pki.SignIntermediate(ca.Root, ca.RootKey, csr, domain, time.Now(), 24*time.Hour)
+		RootKey: func(context.Context) (enroll.SignAuthority, error) {
+			return func(_ context.Context, _ pki.Identity, csr []byte) (*x509.Certificate, error) {
+				return pki.SignIntermediate(ca.Root, ca.RootKey, csr, domain, time.Now(), 24*time.Hour)
+			}, nil
 		},
 	})
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"strings"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -45,15 +45,25 @@ func newFleet(t *testing.T, change func(*enroll.Config)) *fleet {
 	return f
 }
 
+func (f *fleet) signAuthority(_ context.Context, id pki.Identity, csr []byte) (*x509.Certificate, error) {
+	if id.Kind != pki.KindReplica {
+		return nil, fmt.Errorf("asked for the authority of %s", id.Short())
+	}
+	return pki.SignIntermediate(f.ca.Root, f.ca.RootKey, csr, domain, time.Now(), 24*time.Hour)
+}
+
+// noRootKey finds nobody who holds it.
+func noRootKey(context.Context) (enroll.SignAuthority, error) {
+	return nil, &enroll.Refusal{Code: enroll.CodeNoRootKey, Text: "r9 held it last"}
+}
+
 func (f *fleet) server(t *testing.T, change func(*enroll.Config)) *enroll.Server {
 	t.Helper()
 	cfg := enroll.Config{
 		Registry: f.reg, Signer: f.ca, Bundle: f.ca.Bundle,
 		Replicas: func() []string { return []string{"r1.example:8750", "r2.example:8750"} },
-		SignIntermediate: func(_ context.Context, csr []byte) (*x509.Certificate, error) {
-			return pki.SignIntermediate(f.ca.Root, f.ca.RootKey, csr, domain, time.Now(), 24*time.Hour)
-		},
-		Now: time.Now, Log: slog.New(f.out),
+		RootKey:  func(context.Context) (enroll.SignAuthority, error) { return f.signAuthority, nil },
+		Now:      time.Now, Log: slog.New(f.out),
 	}
 	if change != nil {
 		change(&cfg)
@@ -177,7 +187,8 @@ func TestRefusalsBurnNothing(t *testing.T) {
 		{name: "request with a bad signature", spoil: func(r *enroll.Request) { r.CSR[len(r.CSR)-1] ^= 1 }, code: enroll.CodeBadRequest, text: "signature"},
 		{name: "no request for a certificate", spoil: func(r *enroll.Request) { r.CSR = nil }, code: enroll.CodeBadRequest, text: "refused"},
 		{name: "program too old", config: func(c *enroll.Config) { c.MinCapability = enroll.Capability + 1 }, spoil: func(*enroll.Request) {}, code: enroll.CodeTooOld, text: "install the fleet's version"},
-		{name: "root key offline", kind: pki.KindReplica, config: func(c *enroll.Config) { c.SignIntermediate = nil }, spoil: func(*enroll.Request) {}, code: enroll.CodeNoRootKey, text: "join through the replica that holds the root key"},
+		{name: "root key offline", kind: pki.KindReplica, config: func(c *enroll.Config) { c.RootKey = noRootKey }, spoil: func(*enroll.Request) {}, code: enroll.CodeNoRootKey, text: "r9 held it last"},
+		{name: "no replicas wanted", kind: pki.KindReplica, config: func(c *enroll.Config) { c.RootKey = nil }, spoil: func(*enroll.Request) {}, code: enroll.CodeNoRootKey, text: "the join line is still good"},
 		{name: "replica with one key for both", kind: pki.KindReplica, spoil: func(r *enroll.Request) { r.IntermediateCSR = r.CSR }, code: enroll.CodeBadRequest, text: "the same"},
 		{name: "replica with a bad authority", kind: pki.KindReplica, spoil: func(r *enroll.Request) { r.IntermediateCSR = []byte("x") }, code: enroll.CodeBadRequest, text: "refused"},
 	} {
@@ -243,6 +254,30 @@ func TestUsedAndExpiredTokens(t *testing.T) {
 	late := f.line(pki.KindAgent)
 	f.reg.Add(late.Secret, enroll.Grant{Kind: pki.KindAgent, Expires: time.Now().Add(-time.Minute), UsesLeft: 1})
 	refused(request(t, late, key), enroll.CodeTokenExpired, "expired; ask an operator")
+}
+
+// The holder of the root key goes away when the line is used up already: the
+// joiner asks again with the same key until it is back, and the line is good
+// for that.
+func TestTheRootKeyGoesAwayMeanwhile(t *testing.T) {
+	f := newFleet(t, func(c *enroll.Config) {
+		c.RootKey = func(context.Context) (enroll.SignAuthority, error) {
+			return func(context.Context, pki.Identity, []byte) (*x509.Certificate, error) {
+				return nil, errors.New("no answer")
+			}, nil
+		}
+	})
+	req := request(t, f.line(pki.KindReplica), pkitest.Key(t))
+	for _, srv := range []*enroll.Server{f.srv, f.server(t, func(c *enroll.Config) { c.RootKey = noRootKey })} {
+		_, err := ask(t, srv, req)
+		var refusal *enroll.Refusal
+		if !errors.As(err, &refusal) || refusal.Final() {
+			t.Fatalf("it is told not to ask again: %v", err)
+		}
+	}
+	if _, err := ask(t, f.server(t, nil), req); err != nil || f.reg.Consumed != 2 {
+		t.Errorf("when it is back: %v, asked the replicas %d times", err, f.reg.Consumed)
+	}
 }
 
 // A token used on one replica is used on all, also under a race.

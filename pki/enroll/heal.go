@@ -345,7 +345,7 @@ func (s *Server) heal(ctx context.Context, rw io.ReadWriter, remote string, expo
 	if err := s.rekey(ctx, id, Rekeying{Key: KeyPin(req.Key), Next: next, Remote: remote, NotAfter: s.ended(&req, id)}); err != nil {
 		return Reply{}, who, err
 	}
-	reply, err := s.sign(ctx, id, &Request{Kind: id.Kind, CSR: req.CSR}, 0)
+	reply, err := s.sign(ctx, id, &Request{Kind: id.Kind, CSR: req.CSR}, 0, nil)
 	return reply, who, err
 }
 

@@ -25,17 +25,22 @@ const (
 	retryBusy = time.Second
 )
 
-// Config is what a Server needs. All but SignIntermediate, ReleaseKeys, Healer,
-// Key, MinCapability, Now and Log must be set.
+// SignAuthority signs the authority of a replica, whom a join line has admitted,
+// with the root key.
+type SignAuthority func(ctx context.Context, id pki.Identity, csrDER []byte) (*x509.Certificate, error)
+
+// Config is what a Server needs. All but RootKey, ReleaseKeys, Healer, Key,
+// MinCapability, Now and Log must be set.
 type Config struct {
 	Registry Registry
 	Signer   Signer
 	// Bundle and Replicas are asked for each reply.
 	Bundle   func() *pki.Bundle
 	Replicas func() []string
-	// SignIntermediate signs a new replica's authority with the root key. It
-	// is nil where the root key is not at hand.
-	SignIntermediate func(ctx context.Context, csrDER []byte) (*x509.Certificate, error)
+	// RootKey finds who can sign a new replica's authority now. It is called
+	// before a join line is used up; where nobody can, its error is best a
+	// *Refusal with CodeNoRootKey that says so. Nil admits no replicas.
+	RootKey func(ctx context.Context) (SignAuthority, error)
 	// ReleaseKeys returns the keys that agents pin; nil is none.
 	ReleaseKeys func() []string
 	// Healer lets parties whose certificate has ended have a new one; nil heals
@@ -128,6 +133,10 @@ func (s *Server) answer(ctx context.Context, rw io.Reader, remote string) (Reply
 	if err := s.checkGrant(&grant, &req, keyPin, now); err != nil {
 		return Reply{}, err
 	}
+	authority, err := s.rootKey(ctx, &grant, &req, keyPin)
+	if err != nil {
+		return Reply{}, err
+	}
 	regCtx, cancel := context.WithTimeout(ctx, registryTime)
 	defer cancel()
 	id, err := s.cfg.Registry.Consume(regCtx, hash, Admission{
@@ -137,7 +146,24 @@ func (s *Server) answer(ctx context.Context, rw io.Reader, remote string) (Reply
 	if err != nil {
 		return Reply{}, err
 	}
-	return s.sign(ctx, id, &req, grant.Life)
+	return s.sign(ctx, id, &req, grant.Life, authority)
+}
+
+// rootKey finds who signs a replica's authority. One that the line has admitted
+// already, and that only its certificates are wanting for, shall ask again: with
+// another key the line would be used up.
+func (s *Server) rootKey(ctx context.Context, g *Grant, req *Request, keyPin string) (SignAuthority, error) {
+	if req.Kind != pki.KindReplica {
+		return nil, nil
+	}
+	if s.cfg.RootKey == nil {
+		return nil, &Refusal{Code: CodeNoRootKey, Text: "no replicas are admitted here; the join line is still good"}
+	}
+	sign, err := s.cfg.RootKey(ctx)
+	if refusal, ok := errors.AsType[*Refusal](err); ok && slices.Contains(g.Admitted, keyPin) {
+		return nil, &Refusal{Code: CodeUnavailable, Text: refusal.Text, RetryMillis: retryBusy.Milliseconds()}
+	}
+	return sign, err
 }
 
 // checkCSRs reports whether everything that shall be signed can be, and
@@ -193,14 +219,11 @@ func (s *Server) checkGrant(g *Grant, req *Request, keyPin string, now time.Time
 		return ErrTokenExpired
 	case g.UsesLeft <= 0 && !slices.Contains(g.Admitted, keyPin):
 		return ErrTokenUsed
-	case req.Kind == pki.KindReplica && s.cfg.SignIntermediate == nil:
-		return &Refusal{Code: CodeNoRootKey, Text: "the root key is not on this replica, so it cannot sign the authority of a new replica; " +
-			"join through the replica that holds the root key, or put the root key back there for the join; the join line is still good"}
 	}
 	return nil
 }
 
-func (s *Server) sign(ctx context.Context, id pki.Identity, req *Request, life time.Duration) (Reply, error) {
+func (s *Server) sign(ctx context.Context, id pki.Identity, req *Request, life time.Duration, authority SignAuthority) (Reply, error) {
 	if id.Kind != req.Kind {
 		return Reply{}, fmt.Errorf("the registry admitted %s for a request of kind %s", id.Short(), req.Kind)
 	}
@@ -219,8 +242,8 @@ func (s *Server) sign(ctx context.Context, id pki.Identity, req *Request, life t
 	if req.Kind == pki.KindAgent && req.Capability >= 3 && s.cfg.ReleaseKeys != nil {
 		reply.ReleaseKeys = s.cfg.ReleaseKeys()
 	}
-	if req.Kind == pki.KindReplica {
-		inter, err := s.cfg.SignIntermediate(ctx, req.IntermediateCSR)
+	if authority != nil {
+		inter, err := authority(ctx, id, req.IntermediateCSR)
 		if err != nil {
 			return Reply{}, fmt.Errorf("sign authority of %s: %w", id.Short(), err)
 		}

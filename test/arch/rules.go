@@ -95,6 +95,11 @@ var directions = []direction{
 		"what a link may cost is decided without one, so that a month fits into a table",
 	},
 	{
+		[]string{"./agent/gate"},
+		nil,
+		"whether a version is sound is decided from events and times, so that half an hour fits into a table",
+	},
+	{
 		[]string{"./agent/lifecycle"},
 		[]string{"./transport/fleet", "./gpu", "./agent/reports"},
 		"the life of a task is pure, so that it runs in the simulation",
@@ -277,6 +282,7 @@ var core = []string{
 	"./agent/lifecycle",
 	"./agent/reports",
 	"./agent/linkpolicy",
+	"./agent/gate",
 	"./transport/fleet",
 	"./gpu",
 }

@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -380,5 +381,36 @@ func TestTimeNeedsAMajority(t *testing.T) {
 		}
 		n.Join(a.Addr, others[0].Addr)
 		f.Await("it is back", time.Minute, a.Connected)
+	})
+}
+
+// A replica has to have the time, since others trust it for that: it is told
+// how far its clock is off, and the join line stays good.
+func TestAReplicaWithAWrongClockDoesNotJoin(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, _ *transporttest.Net) {
+		f.Trio()
+		line := f.Line(pki.KindReplica, 1)
+		for off, want := range map[time.Duration]string{
+			-30 * 365 * 24 * time.Hour: "this machine's clock is 30 years behind: it says 1970-",
+			14 * 365 * 24 * time.Hour:  "this machine's clock is 14 years ahead: it says 2013-",
+			26 * time.Hour:             "this machine's clock is 26 hours ahead: it says 2000-01-02 02:",
+			-time.Hour:                 "this machine's clock is 1h0m0s behind: it says 1999-12-31 23:",
+		} {
+			f.Clock = off
+			_, err := f.TryGrowBy(line, "r4")
+			for _, w := range []string{want, "the replicas say 2000-01-01 00:00:", "timedatectl set-ntp true", "the join line is still good"} {
+				if err == nil || !strings.Contains(err.Error(), w) {
+					t.Errorf("off by %v: want %q in: %v", off, w, err)
+				}
+			}
+			wrong, ok := errors.AsType[*transport.WrongClockError](err)
+			if !ok || wrong.Offset < -off-2*time.Second || wrong.Offset > -off+2*time.Second {
+				t.Errorf("off by %v: %+v", off, wrong)
+			}
+		}
+		f.Clock = 0
+		if _, err := f.TryGrowBy(line, "r4"); err != nil {
+			t.Errorf("with the right time: %v", err)
+		}
 	})
 }

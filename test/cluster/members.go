@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -15,17 +16,27 @@ import (
 // Grow joins one more replica and starts it. It does not wait for its vote.
 func (f *Fleet) Grow(id fleet.ReplicaID) *Replica {
 	f.tb.Helper()
+	r, err := f.TryGrowBy(f.Line(pki.KindReplica, 1), id)
+	f.fatal(err)
+	return r
+}
+
+// TryGrowBy is Grow with a join line; the error is what the joiner is told.
+func (f *Fleet) TryGrowBy(line pki.JoinLine, id fleet.ReplicaID) (*Replica, error) {
+	f.tb.Helper()
 	conn := f.conn(f.host(0, 7443))
 	r := &Replica{ID: id, Addr: conn.LocalAddr().String(), f: f, dir: filepath.Join(f.dir, fmt.Sprintf("%s-%d", id, f.hosts))}
-	got, err := controlplane.Join(f.tb.Context(), f.Line(pki.KindReplica, 1), controlplane.JoinOptions{
-		DataDir: r.dir, ID: id, Addr: r.Addr, Conn: f.conn(f.host(2, 1000)),
+	got, err := controlplane.Join(f.tb.Context(), line, controlplane.JoinOptions{
+		DataDir: r.dir, ID: id, Addr: r.Addr, Conn: f.conn(f.host(2, 1000)), Now: func() time.Time { return time.Now().Add(f.Clock) },
 	})
-	f.fatal(err)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	r.ID = got
 	f.Replicas = append(f.Replicas, r)
 	f.tb.Cleanup(r.Stop)
 	r.start(conn)
-	return r
+	return r, nil
 }
 
 // Voters are those that vote, as the leader has them.

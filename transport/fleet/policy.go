@@ -83,9 +83,8 @@ type Disconnect struct {
 	// StopAfter, when not 0, is after how long without contact the agent stops
 	// the task by itself.
 	StopAfter time.Duration
-	// Replace: after LostAfter without contact the control plane starts a
-	// replacement elsewhere. It waits at least until the agent counts as
-	// unreachable.
+	// Replace: after LostAfter without contact, at least MinLostAfter, the control
+	// plane starts a replacement elsewhere.
 	Replace   bool
 	LostAfter time.Duration
 	// Reconcile says which one goes on when the agent is back and both could;
@@ -114,6 +113,12 @@ const (
 // MinStopAfter is the shortest StopAfter: a change of leader and a new session
 // take a part of it even where nothing is wrong.
 const MinStopAfter = 30 * time.Second
+
+// MinLostAfter is the shortest LostAfter: from its last word until then an agent
+// is not given up (Mesos's 5 pings of 15 s). A link that is lost takes up to 30 s
+// to be noticed, a fleet that connects anew as long, so anything shorter would
+// replace tasks whose agents are there.
+const MinLostAfter = 75 * time.Second
 
 // maxDisconnect bounds the times of a Disconnect.
 const maxDisconnect = 365 * 24 * time.Hour
@@ -160,10 +165,16 @@ func (s *TaskSpec) checkDisconnect() error {
 	return nil
 }
 
-// CheckPlace reports whether a task's policy goes with where it may run.
-func CheckPlace(s TaskSpec, n Need) error {
-	if s.Disconnect.Replace && n.Agent != "" {
+// CheckPolicy reports what is wrong with a new task's policy beside what CheckSpec
+// says: it does not go with where the task may run, or cannot be kept.
+func CheckPolicy(s TaskSpec, n Need) error {
+	d := s.Disconnect
+	switch {
+	case d.Replace && n.Agent != "":
 		return fmt.Errorf("the task is bound to agent %s and is to be replaced elsewhere when that agent is lost; leave one of the two out", n.Agent)
+	case d.Replace && d.LostAfter < MinLostAfter:
+		return fmt.Errorf("an agent is given up %v after its last word, and a task is not replaced before; lost_after must be at least %v, and is %v",
+			MinLostAfter, MinLostAfter, d.LostAfter)
 	}
 	return nil
 }

@@ -50,9 +50,27 @@ func TestPoliciesThatAreRefusedSayWhatToDo(t *testing.T) {
 			t.Errorf("%s: %v, want %q in it", tc.name, err, tc.want)
 		}
 	}
-	bound := fleet.TaskSpec{Disconnect: fleet.Disconnect{Replace: true}}
-	if err := fleet.CheckPlace(bound, fleet.Need{Agent: "a1"}); err == nil || !strings.Contains(err.Error(), "bound to agent a1") {
-		t.Errorf("bound to one agent and replaced elsewhere: %v", err)
+}
+
+// What is wrong with a policy only where the task may run, or how soon it would
+// have to be known that its agent is lost.
+func TestPoliciesThatCannotBeKept(t *testing.T) {
+	for name, tc := range map[string]struct {
+		d     fleet.Disconnect
+		agent fleet.AgentID
+		want  string
+	}{
+		"none":                          {},
+		"replaced when it is known":     {d: fleet.Disconnect{Replace: true, LostAfter: fleet.MinLostAfter}},
+		"replaced before it is known":   {d: fleet.Disconnect{Replace: true, LostAfter: fleet.MinLostAfter - 1}, want: "an agent is given up 1m15s after its last word"},
+		"and what to do":                {d: fleet.Disconnect{Replace: true, LostAfter: 40 * time.Second}, want: "lost_after must be at least 1m15s, and is 40s"},
+		"bound to one agent":            {agent: "a1"},
+		"bound, and replaced elsewhere": {d: fleet.Disconnect{Replace: true, LostAfter: time.Hour}, agent: "a1", want: "bound to agent a1"},
+	} {
+		err := fleet.CheckPolicy(fleet.TaskSpec{Disconnect: tc.d}, fleet.Need{Agent: tc.agent})
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q in it", name, err, tc.want)
+		}
 	}
 }
 

@@ -73,6 +73,8 @@ func check(m Message, received bool) error {
 	case LogsRequest:
 		c.id("task", string(m.Task))
 		c.atLeast("tail", int64(m.Tail), -1)
+	case Leave:
+		c.notNegative("grace period", int64(m.Grace))
 	case Upgrade:
 		c.upgrade(m.Upgrade)
 	case PackageRequest:

@@ -36,7 +36,7 @@
 //	                            agent: Pull Report CapacityChanged Readings Beat
 //	                            KeyStored Leave
 //	                            replica: DesiredSet Acks Led Ask Observed Goaway Bundle
-//	                            Upgrade Leave
+//	                            Upgrade
 //	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
 //	                            the key is new, KeyStored -> KeyStored
 //	logs (the replica opens)    LogsRequest -> LogChunk* LogEnd | Refusal

@@ -56,7 +56,7 @@ func fromWire(e *pb.Envelope) (Message, error) {
 		m := b.LogsRequest
 		return LogsRequest{Task: fleet.TaskID(m.Task), Follow: m.Follow, Tail: int(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr}, nil
 	case *pb.Envelope_Leave:
-		return Leave{Done: b.Leave.Done}, nil
+		return Leave{Grace: time.Duration(b.Leave.GraceNs)}, nil
 	case *pb.Envelope_Upgrade:
 		return Upgrade{upgradeFrom(b.Upgrade)}, nil
 	case *pb.Envelope_PackageRequest:

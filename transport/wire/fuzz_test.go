@@ -18,7 +18,7 @@ func FuzzRecv(f *testing.F) {
 		LogEnd{},
 		KeyStored{},
 		Bundle{Version: 2, Roots: []byte("pem"), Renew: true},
-		Leave{Done: true},
+		Leave{Grace: 7},
 		Upgrade{someUpgrade()},
 		PackageRequest{SHA256: someUpgrade().Packages[0].SHA256, Offset: 7},
 		PackageChunk{Data: []byte("deb")},

@@ -187,9 +187,10 @@ type LogChunk struct {
 // LogEnd says that the output is complete.
 type LogEnd struct{}
 
-// Leave asks for the agent's tasks to be moved or ended: it will not be back.
-// Done says, from the replica, that it holds none any more.
-type Leave struct{ Done bool }
+// Leave says that the agent's machine leaves the fleet: its tasks are to end,
+// each with its own grace period or Grace where that is shorter and not zero,
+// and then the agent is to be gone for good.
+type Leave struct{ Grace time.Duration }
 
 // Upgrade is the version that the agent is to run; the zero value takes back
 // what was asked before, where that has not begun.

@@ -62,7 +62,7 @@ func toWire(m Message) (*pb.Envelope, error) {
 			Task: string(m.Task), Follow: m.Follow, Tail: int64(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr,
 		}}
 	case Leave:
-		e.Body = &pb.Envelope_Leave{Leave: &pb.Leave{Done: m.Done}}
+		e.Body = &pb.Envelope_Leave{Leave: &pb.Leave{GraceNs: int64(m.Grace)}}
 	case Upgrade:
 		e.Body = &pb.Envelope_Upgrade{Upgrade: upgradeTo(m.Upgrade)}
 	case PackageRequest:

@@ -38,7 +38,7 @@ func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
 	}
-	root.AddCommand(joinCommand(), runCommand(), haltCommand(), settings.Command(), &cobra.Command{
+	root.AddCommand(joinCommand(), runCommand(), leaveCommand(), haltCommand(), retryCommand(), settings.Command(), &cobra.Command{
 		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return nvml.Probe(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())

@@ -42,12 +42,16 @@ func joinCommand() *cobra.Command {
 	cmd.Flags().StringVar(&j.name, "name", "", "name to propose to the control plane; the host name if empty")
 	cmd.Flags().DurationVar(&j.wait, "timeout", time.Minute, "how long to keep trying; 0 for as long as it takes")
 	cmd.Flags().StringVar(&j.dir, "from-dir", "", "join by the line in the first file of this directory that has a good one, and wipe all of them")
+	addClockFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		v, err := load.Load()
 		if err != nil {
 			return err
 		}
 		j.state, j.stdin, j.stdout, j.stderr = v.GetString("state"), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+		if j.clock, err = cmd.Flags().GetDuration(clockFlag); err != nil {
+			return err
+		}
 		switch {
 		case j.dir != "" && len(args) == 0:
 			return claim(cmd.Context(), j.dir, j.stderr, j.rerun)
@@ -61,7 +65,7 @@ func joinCommand() *cobra.Command {
 
 type joiner struct {
 	state, name, dir string
-	wait             time.Duration
+	wait, clock      time.Duration
 	stdin            io.Reader
 	stdout, stderr   io.Writer
 }
@@ -87,7 +91,7 @@ func (j *joiner) join(ctx context.Context, arg string) error {
 		defer cancel()
 	}
 	id, err := agent.Join(ctx, line, agent.JoinOptions{
-		StateDir: j.state, Hostname: j.name,
+		StateDir: j.state, Hostname: j.name, Now: clock(j.clock),
 		Notice: func(text string) { fmt.Fprintln(j.stderr, "note:", text) },
 	})
 	if refused := (*enroll.Refusal)(nil); errors.As(err, &refused) || errors.Is(err, agent.ErrJoined) || errors.Is(err, enroll.ErrReply) || errors.Is(err, pki.ErrJoinLine) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/containerd"
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
@@ -48,7 +49,26 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.String("link-quiet-hours", "", "hours of the day, this machine's time, in which only states and kills travel, such as 06:00-22:00")
 	f.Duration("link-readings-every", linkpolicy.ReadingsEvery, "how often readings are looked at, and sent if they have changed")
 	f.Duration("link-keepalive", linkpolicy.Default, "longest time between two signs of life, 15s to 60s; a lost agent is noticed 5s after it, 30s at the least")
-	_ = f.MarkHidden("any-gpu-node")
+	f.Duration("gate-steady", gate.DefaultSteady, "how long all must be well before a new version may stay (for tests)")
+	f.Duration("gate-patience", gate.DefaultPatience, "how long something may be wrong before a new version must go (for tests)")
+	for _, name := range []string{"any-gpu-node", "gate-steady", "gate-patience"} {
+		_ = f.MarkHidden(name)
+	}
+	addClockFlag(f)
+}
+
+const clockFlag = "clock-offset"
+
+// addClockFlag adds what sets the program's clock apart from the machine's, for
+// tests of machines whose clock is wrong.
+func addClockFlag(f *pflag.FlagSet) {
+	f.Duration(clockFlag, 0, "what to add to this machine's clock (for tests)")
+	_ = f.MarkHidden(clockFlag)
+}
+
+// clock is the machine's, or that apart from it.
+func clock(apart time.Duration) func() time.Time {
+	return func() time.Time { return time.Now().Add(apart) }
 }
 
 // check finds what the form of the settings does not show.
@@ -104,6 +124,7 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 	cfg = agent.Config{
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
 		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
+		Now: clock(v.GetDuration(clockFlag)),
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
 }

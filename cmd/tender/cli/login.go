@@ -18,11 +18,7 @@ import (
 	"github.com/tenderfleet/tender/transport"
 )
 
-const (
-	// streamEnrol is the kind of the one stream of enrol/1.
-	streamEnrol transport.StreamKind = "enrol"
-	maxLine                          = 8 << 10
-)
+const maxLine = 8 << 10
 
 func (a *app) loginCommand() *cobra.Command {
 	var name string
@@ -104,7 +100,7 @@ func (a *app) login(ctx context.Context, line pki.JoinLine, name, dir string) er
 	if err != nil {
 		return err
 	}
-	reply, err := enrol(ctx, line, req)
+	reply, err := transport.Enrol(ctx, transport.DialerConfig{Now: a.now}, line, req)
 	if err != nil {
 		return loginError(err)
 	}
@@ -128,26 +124,13 @@ func (a *app) login(ctx context.Context, line pki.JoinLine, name, dir string) er
 }
 
 // loginError says what a failed login means. The replica's own refusals do
-// that already.
+// that already, and what is said of the clock.
 func loginError(err error) error {
+	if wrong, ok := errors.AsType[*transport.WrongClockError](err); ok {
+		return wrong
+	}
 	if _, refused := errors.AsType[*enroll.Refusal](err); refused {
 		return err
 	}
 	return hint(transport.Explain(err), "the login failed: %w", err)
-}
-
-// enrol runs the joining side of enrol/1 over QUIC.
-func enrol(ctx context.Context, line pki.JoinLine, req enroll.Request) (enroll.Reply, error) {
-	d, err := transport.NewDialer(transport.DialerConfig{})
-	if err != nil {
-		return enroll.Reply{}, fmt.Errorf("open a UDP socket: %w", err)
-	}
-	defer d.Close() //nolint:errcheck // every session has ended
-	return enroll.Run(ctx, line, func(ctx context.Context, addr string) (io.ReadWriteCloser, error) {
-		s, err := d.DialEnrol(ctx, addr, line.Pin)
-		if err != nil {
-			return nil, err
-		}
-		return s.Open(ctx, streamEnrol)
-	}, req)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
@@ -62,7 +63,7 @@ func newReplica(t *testing.T) *replica {
 		t.Fatal(err)
 	}
 	srv, err := enroll.NewServer(enroll.Config{
-		Registry: r.registry, Signer: ca, Bundle: ca.Bundle, Replicas: func() []string { return []string{r.api} },
+		Registry: r.registry, Signer: ca, Bundle: ca.Bundle, Replicas: func() []string { return []string{r.api} }, Key: func() crypto.Signer { return holder.Get().Chain.PrivateKey.(crypto.Signer) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -75,10 +76,17 @@ func newReplica(t *testing.T) *replica {
 			if err != nil {
 				return
 			}
-			if st, err := s.Accept(context.Background()); err == nil {
-				_ = srv.Serve(context.Background(), st, "192.0.2.1:1")
-				_ = st.Close()
+			st, err := s.Accept(context.Background())
+			if err != nil {
+				continue
 			}
+			if st.Kind() == transport.StreamClock {
+				exporter, _ := transport.Exporter(s, enroll.ClockLabel, 32)
+				_ = srv.ServeClock(context.Background(), st, "192.0.2.1:1", exporter)
+			} else {
+				_ = srv.Serve(context.Background(), st, "192.0.2.1:1")
+			}
+			_ = st.Close()
 		}
 	}()
 	t.Cleanup(func() {
@@ -277,6 +285,28 @@ func TestLoginThatFails(t *testing.T) {
 				t.Error("something was stored")
 			}
 		})
+	}
+}
+
+// Whose clock is wrong is told by how much, and can use the join line later.
+func TestLoginByAWrongClock(t *testing.T) {
+	r := newReplica(t)
+	line := r.line(pki.KindOperator).String()
+	for off, want := range map[time.Duration]string{
+		-3 * 365 * 24 * time.Hour: "error: this machine's clock is 3 years behind: it says ",
+		50 * time.Hour:            "error: this machine's clock is 2 days ahead: it says ",
+	} {
+		var out, errs bytes.Buffer
+		a := &app{
+			Streams: Streams{In: strings.NewReader(line), Out: &out, Err: &errs},
+			env:     map[string]string{"HOME": t.TempDir(), "USER": "ann"}, now: func() time.Time { return time.Now().Add(off) },
+		}
+		if code := a.run(t.Context(), []string{"login"}); code != 1 || !strings.HasPrefix(errs.String(), want) || !strings.Contains(errs.String(), "timedatectl set-ntp true") {
+			t.Errorf("off by %v: %d %q", off, code, errs.String())
+		}
+	}
+	if code, _, errs := runIn(t, t.TempDir(), line, "login"); code != 0 {
+		t.Errorf("with the right time: %q", errs)
 	}
 }
 

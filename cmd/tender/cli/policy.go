@@ -29,7 +29,7 @@ func (p *policyFlags) define(f *pflag.FlagSet) {
 	f.StringVar(&p.restart.Mode, "restart-mode", string(fleet.RestartFail), "when the attempts are used up: fail, or delay until the next interval")
 	f.DurationVar(&p.stopAfter, "disconnect-stop-after", 0, "the agent stops the task after so long without contact (default: never)")
 	f.BoolVar(&p.disconnect.Replace, "disconnect-replace", false, "start a replacement elsewhere when the agent is lost (default: the task stays where it is)")
-	f.DurationVar(&p.lostFrom, "disconnect-lost-after", 0, "with --disconnect-replace: time without contact after which the agent is lost to the task")
+	f.DurationVar(&p.lostFrom, "disconnect-lost-after", 0, fmt.Sprintf("with --disconnect-replace: time without contact after which the agent is lost to the task, at least %v", fleet.MinLostAfter))
 	f.StringVar(&p.disconnect.Reconcile, "disconnect-reconcile", string(fleet.ReconcileBest), "with --disconnect-replace: which one goes on when the agent is back: best, keep_original, keep_replacement or longest_running")
 	f.BoolVar(&p.exclusive, "exclusive", false, "the task and a replacement never run at the same time")
 }

@@ -317,6 +317,11 @@ func (w *world) addAgent(id string, args []string) error {
 				return err
 			}
 			defer w.fleet.Clock(fleet.AgentID(id), d)
+		case "link": // why little travels, of a month in which 67.7 MB did
+			defer w.fleet.LinkUse(fleet.AgentID(id), fleet.LinkUse{
+				Month: "2026-01", Keepalive: 4_200_000, Readings: 1_300_000, Updates: 800_000, Images: 61_400_000, Logs: 20_000,
+				Budget: 50_000_000, State: strings.ReplaceAll(v, "_", " "),
+			})
 		case "gpus", "badgpus":
 			for i := range n {
 				d := gpu.Device{

@@ -85,6 +85,11 @@ func (f *Fleet) Clock(id fleet.AgentID, off time.Duration) {
 	f.do(func() { f.agents[id].soft.Readings.ClockOff = off })
 }
 
+// LinkUse has an agent say what its link has carried.
+func (f *Fleet) LinkUse(id fleet.AgentID, use fleet.LinkUse) {
+	f.do(func() { f.agents[id].soft.Readings.Link = use })
+}
+
 // Connect brings an agent back.
 func (f *Fleet) Connect(id fleet.AgentID) {
 	f.do(func() { f.agents[id].connect(f, f.st.Agents[id].Capacity) })

@@ -14,6 +14,7 @@ import (
 	"github.com/tenderfleet/tender/controlplane/api/mesosv1/pb"
 	"github.com/tenderfleet/tender/controlplane/leader"
 	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	Lead func() *Hub
 	// State gives fn this replica's own copy of the state.
 	State func(fn func(*state.State))
+	// Bundle is access.Gate's.
+	Bundle func() *pki.Bundle
 	// Remote is from where an agent's session comes, empty for none.
 	Remote func(fleet.AgentID) string
 	// Image is what tasks run in that name none; DefaultImage when empty.
@@ -71,7 +74,7 @@ func New(c Config) *Server {
 	}
 	return &Server{
 		Config: c, slots: make(chan struct{}, maxCalls),
-		gate: access.Gate{Replica: c.ID, State: c.State, Now: time.Now},
+		gate: access.Gate{Replica: c.ID, State: c.State, Now: time.Now, Bundle: c.Bundle},
 	}
 }
 

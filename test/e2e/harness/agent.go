@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/pki"
@@ -22,6 +23,8 @@ type AgentOptions struct {
 	Labels  map[string]string
 	// Node is the node of the bed that it runs on.
 	Node string
+	// Clock is by how much its machine's clock is ahead.
+	Clock time.Duration
 	// Args go to `tender-agent run`.
 	Args []string
 }
@@ -29,12 +32,14 @@ type AgentOptions struct {
 // Agent is one tender-agent.
 type Agent struct {
 	ID, State string
-	Runtime   *Runtime
-	Node      string
-	fleet     *Fleet
-	args      []string
-	boot      string // a file with the machine's boot id; empty is the real one
-	proc      *Process
+	// Told is what joining said to the person at the machine.
+	Told    string
+	Runtime *Runtime
+	Node    string
+	fleet   *Fleet
+	args    []string
+	boot    string // a file with the machine's boot id; empty is the real one
+	proc    *Process
 }
 
 // Join admits an agent by a new token. It does not run yet.
@@ -44,13 +49,13 @@ func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
 	f.agents++
 	name := fmt.Sprintf("a%d", f.agents)
 	a := &Agent{State: filepath.Join(f.dir, "agent-"+name), Runtime: o.Runtime, Node: o.Node, fleet: f}
-	path, argv := f.on(a.Node, "tender-agent", "join", "--state", a.State, "--name", name, "-")
+	path, argv := f.on(a.Node, "tender-agent", "join", "--state", a.State, "--name", name, "--clock-offset", o.Clock.String(), "-")
 	stdout, stderr, code := Run(t, line, path, argv...)
 	if code != 0 {
 		t.Fatalf("tender-agent join: %s", stderr)
 	}
 	fields := strings.Fields(stdout)
-	a.ID = fields[len(fields)-1]
+	a.ID, a.Told = fields[len(fields)-1], stderr
 	a.args = []string{"run", "--state", a.State, "--log-level", logLevel(t), "--containerd"}
 	if o.Runtime != nil {
 		a.args = append(a.args, o.Runtime.Address, "--namespace", o.Runtime.Namespace)
@@ -58,7 +63,14 @@ func (f *Fleet) Join(t testing.TB, o AgentOptions) *Agent {
 		a.args = append(a.args, filepath.Join(f.dir, "no-containerd.sock"))
 	}
 	a.args = append(a.args, o.Args...)
+	a.SetClock(o.Clock)
 	return a
+}
+
+// SetClock sets by how much its machine's clock is ahead, from the next start on.
+func (a *Agent) SetClock(ahead time.Duration) {
+	const flag = "--clock-offset="
+	a.args = append(slices.DeleteFunc(a.args, func(s string) bool { return strings.HasPrefix(s, flag) }), flag+ahead.String())
 }
 
 // Start runs the agent, for the first time or again.

@@ -161,6 +161,25 @@ func (f *Fleet) ClientOf(t testing.TB, replicas ...*Replica) *client.Client {
 	return newClient(t, cfg)
 }
 
+// Login gives the operator a new credential, by a join line made at a replica.
+func (f *Fleet) Login(t testing.TB) {
+	t.Helper()
+	tok, err := f.Leader(t).Client(t).CreateToken(t.Context(), client.CreateToken{Kind: "operator", TTL: client.Duration(10 * time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.made++ // a name of its own
+	dir := filepath.Join(f.dir, fmt.Sprintf("operator-%d", f.made))
+	path, argv := f.on(f.Replicas[0].Node, "tender", "login", "--credentials", dir, "--name", filepath.Base(dir), "-")
+	if _, stderr, code := Run(t, tok.Line, path, argv...); code != 0 {
+		t.Fatalf("tender login: %s", stderr)
+	}
+	if f.Operator, err = pki.LoadDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	f.connect(t)
+}
+
 // Dial connects to replicas; nil where the machine's own network reaches them.
 func (f *Fleet) Dial() func(ctx context.Context, network, addr string) (net.Conn, error) {
 	if f.bed == nil {

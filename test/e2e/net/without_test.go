@@ -8,6 +8,7 @@ import (
 
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/test/e2e/harness"
+	"github.com/tenderfleet/tender/transport/fleet"
 )
 
 // TestASiteIsAway lasts longer than the shortest time after which a task is to
@@ -22,7 +23,7 @@ func TestASiteIsAway(t *testing.T) {
 }
 
 func (w *world) tooExclusive(t *testing.T) {
-	policy := client.Disconnect{Replace: true, StopAfter: client.Duration(30 * time.Second), LostAfter: client.Duration(50 * time.Second)}
+	policy := client.Disconnect{Replace: true, StopAfter: client.Duration(60 * time.Second), LostAfter: client.Duration(80 * time.Second)}
 	_, err := w.Client.Submit(t.Context(), harness.Complete(client.Submit{Command: []string{"true"}, Exclusive: true, Disconnect: &policy}))
 	var p *client.Problem
 	if !errors.As(err, &p) || p.Code != client.CodeInvalid {
@@ -48,7 +49,7 @@ func (w *world) away(t *testing.T) {
 	ids, pids := map[string]string{}, map[string]uint32{}
 	for _, policy := range []string{"keep_original", "keep_replacement"} {
 		ids[policy] = w.Submit(t, client.Submit{
-			Command: obliging(), CPUs: "1", Disconnect: &client.Disconnect{Replace: true, LostAfter: client.Duration(40 * time.Second), Reconcile: policy},
+			Command: obliging(), CPUs: "1", Disconnect: &client.Disconnect{Replace: true, LostAfter: client.Duration(fleet.MinLostAfter), Reconcile: policy},
 		})
 	}
 	ids["alone"] = w.Submit(t, client.Submit{Command: obliging(), Agent: a.ID, Disconnect: &client.Disconnect{StopAfter: client.Duration(30 * time.Second)}})
@@ -70,7 +71,6 @@ func (w *world) away(t *testing.T) {
 		t.Errorf("it was stopped after %v, want 30 s after the last contact", took)
 	}
 	replacement := map[string]string{}
-	// Not before they count as unreachable, 75 s after the agent's last word.
 	for _, policy := range []string{"keep_original", "keep_replacement"} {
 		task := w.Await(t, ids[policy], "it is replaced", func(task client.Task) bool { return task.ReplacedBy != "" })
 		replacement[policy] = task.ReplacedBy

@@ -3711,7 +3711,7 @@ func (*LogEnd) Descriptor() ([]byte, []int) {
 
 type Leave struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Done          bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	GraceNs       int64                  `protobuf:"varint,1,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3746,11 +3746,11 @@ func (*Leave) Descriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{41}
 }
 
-func (x *Leave) GetDone() bool {
+func (x *Leave) GetGraceNs() int64 {
 	if x != nil {
-		return x.Done
+		return x.GraceNs
 	}
-	return false
+	return 0
 }
 
 // Upgrade without a rollout asks for nothing, or for what was asked no more.
@@ -4231,6 +4231,7 @@ type Relayed struct {
 	Close         *SessionClose          `protobuf:"bytes,12,opt,name=close,proto3" json:"close,omitempty"`
 	Ask           bool                   `protobuf:"varint,13,opt,name=ask,proto3" json:"ask,omitempty"`
 	Resync        bool                   `protobuf:"varint,14,opt,name=resync,proto3" json:"resync,omitempty"`
+	Leave         *Leave                 `protobuf:"bytes,15,opt,name=leave,proto3" json:"leave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4361,6 +4362,13 @@ func (x *Relayed) GetResync() bool {
 		return x.Resync
 	}
 	return false
+}
+
+func (x *Relayed) GetLeave() *Leave {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
 }
 
 type SessionUp struct {
@@ -4877,9 +4885,9 @@ const file_wire_proto_rawDesc = "" +
 	"\bLogChunk\x12\x16\n" +
 	"\x06stderr\x18\x01 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\b\n" +
-	"\x06LogEnd\"\x1b\n" +
-	"\x05Leave\x12\x12\n" +
-	"\x04done\x18\x01 \x01(\bR\x04done\"o\n" +
+	"\x06LogEnd\"\"\n" +
+	"\x05Leave\x12\x19\n" +
+	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\"o\n" +
 	"\aUpgrade\x12\x18\n" +
 	"\arollout\x18\x01 \x01(\tR\arollout\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x120\n" +
@@ -4910,7 +4918,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\treset_key\x18\x03 \x01(\fR\bresetKey\"3\n" +
 	"\x05Relay\x12*\n" +
-	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\x85\x04\n" +
+	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\xaf\x04\n" +
 	"\aRelayed\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12&\n" +
 	"\x02up\x18\x02 \x01(\v2\x16.tender.wire.SessionUpR\x02up\x121\n" +
@@ -4926,7 +4934,8 @@ const file_wire_proto_rawDesc = "" +
 	"\adesired\x18\v \x03(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
-	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\x12(\n" +
+	"\x05leave\x18\x0f \x01(\v2\x12.tender.wire.LeaveR\x05leave\"\xdf\x01\n" +
 	"\tSessionUp\x12\x10\n" +
 	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
@@ -5121,11 +5130,12 @@ var file_wire_proto_depIdxs = []int32{
 	29, // 68: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
 	10, // 69: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
 	56, // 70: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	44, // 71: tender.wire.Relayed.leave:type_name -> tender.wire.Leave
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
