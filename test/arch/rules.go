@@ -95,6 +95,11 @@ var directions = []direction{
 		"what a link may cost is decided without one, so that a month fits into a table",
 	},
 	{
+		[]string{"./agent/upgrade"},
+		[]string{"./transport/fleet"},
+		"what to do about a new version is decided without a disk or a link, so that every cut fits into a table",
+	},
+	{
 		[]string{"./agent/gate"},
 		nil,
 		"whether a version is sound is decided from events and times, so that half an hour fits into a table",
@@ -210,6 +215,12 @@ var owners = []owner{
 		"sessions hide what carries them: there is a second carrier",
 	},
 	{
+		[]string{"aead.dev/minisign"},
+		[]string{"./agent/install", "./controlplane/client/release"},
+		true,
+		"whose package to trust is decided in one place on either side",
+	},
+	{
 		[]string{"go.etcd.io/..."},
 		[]string{"./agent/checkpoint/..."},
 		false,
@@ -282,6 +293,7 @@ var core = []string{
 	"./agent/lifecycle",
 	"./agent/reports",
 	"./agent/linkpolicy",
+	"./agent/upgrade",
 	"./agent/gate",
 	"./transport/fleet",
 	"./gpu",
