@@ -205,7 +205,7 @@ echo 'pre-invoke=while [ ! -e /run/go ]; do sleep 0.1; done' >/etc/dpkg/dpkg.cfg
 	r.start(t, "v0.1.5")
 	r.prints(t, "v0.1.5", "cat", "/var/lib/tender/agent/install/request")
 	r.run(t, "systemctl", "start", "tender-agent-install.path")
-	r.prints(t, "dpkg", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'dpkg --force-confold --install'")
+	r.prints(t, "/usr/bin/dpkg", "pgrep", "-af", "^/usr/bin/dpkg --force-confold --install")
 	r.run(t, "systemctl", "kill", "-s", "KILL", "tender-agent-install.service")
 	r.prints(t, `"tries":2`, "cat", "/var/lib/tender/install/answer")
 	r.sh(t, "touch /run/go")
