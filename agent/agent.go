@@ -18,6 +18,7 @@ import (
 	"github.com/tenderfleet/tender/agent/capacity"
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
@@ -69,9 +70,18 @@ type Config struct {
 	// Settings tells what is wrong with the agent's settings, "" when nothing;
 	// operators see it. It must not block; nil is nothing.
 	Settings func() string
+	// Upgrades is how another version of the agent gets onto this machine; nil: not
+	// by its control plane.
+	Upgrades *Upgrades
 	// Turn is called by the loop that everything goes through, each second at
 	// least: where it is not, the agent hangs. It must not block.
 	Turn func(Sign)
+	// Watch is told what shows whether this version of the agent is sound; it must
+	// not block. Nil: nobody asks.
+	Watch func(gate.Event)
+	// Upgrade tells what the machine's own watch over versions of the agent says of
+	// the last one; it must not block. Nil is nothing to tell.
+	Upgrade func() fleet.UpgradeStatus
 }
 
 // Sign is what a running agent tells of itself at each turn of its loop.
@@ -122,6 +132,7 @@ type Agent struct {
 	looked  chan struct{} // closed once the devices were read
 	began   time.Time
 	probing chan struct{} // one for each check under way
+	upgrade *upgrader
 
 	mu       sync.Mutex
 	starting map[fleet.TaskID]context.CancelFunc
@@ -133,9 +144,13 @@ type Agent struct {
 	running  int
 	spooled  int
 	ready    sync.Once
-	seen     sync.Once             // closes looked
-	offset   atomic.Int64          // see clockOff
-	keep     *linkpolicy.Keepalive // how long to be silent
+	seen     sync.Once    // closes looked
+	offset   atomic.Int64 // see clockOff
+	leave    struct {     // whom the wish to leave was told last
+		to *link
+		at time.Time
+	}
+	keep *linkpolicy.Keepalive // how long to be silent
 }
 
 // remembered is agent.json.
@@ -205,6 +220,9 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err := remember(stateDir, addrs); err != nil {
 		return "", err
 	}
+	if err := keepKeys(stateDir, reply.ReleaseKeys); err != nil {
+		return "", err
+	}
 	if err := pki.SaveDir(pkiDir(stateDir), cred); err != nil {
 		return "", err
 	}
@@ -228,14 +246,24 @@ func remember(stateDir string, replicas []string) error {
 	if err != nil {
 		return fmt.Errorf("remember replicas: %w", err)
 	}
-	tmp := filepath.Join(stateDir, "agent.json.new")
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("remember replicas: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(stateDir, "agent.json")); err != nil {
+	if err := replaceFile(filepath.Join(stateDir, "agent.json"), append(data, '\n')); err != nil {
 		return fmt.Errorf("remember replicas: %w", err)
 	}
 	return nil
+}
+
+// replaceFile has a file hold data, or what it held before: after a loss of power
+// as well.
+func replaceFile(path string, data []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func recall(stateDir string) ([]string, error) {
@@ -250,22 +278,28 @@ func recall(stateDir string) ([]string, error) {
 	return r.Replicas, nil
 }
 
-// Run runs the agent until ctx ends. Tasks go on without it.
+// Run runs the agent until ctx ends, which is no error, or the machine has left
+// its fleet: ErrLeft. Tasks go on without it.
 func Run(ctx context.Context, cfg Config) error {
 	a, replicas, err := open(cfg)
 	if err != nil {
 		return err
 	}
-	defer a.file.Close() //nolint:errcheck // every write was synced
+	defer a.file.Close() //nolint:errcheck // every write was synced, and a second time does nothing
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.loop(ctx, g) })
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.dialLoop(ctx, replicas) })
 	g.Go(func() error { return a.recoverTasks(ctx) })
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	g.Go(func() error { return a.upgrade.run(ctx) })
+	err = g.Wait()
+	switch {
+	case errors.Is(err, ErrLeft):
+		return errors.Join(a.file.Close(), Forget(cfg.StateDir), err)
+	case errors.Is(err, context.Canceled):
+		return nil
 	}
-	return nil
+	return err
 }
 
 func open(cfg Config) (*Agent, []string, error) {
@@ -310,6 +344,7 @@ func open(cfg Config) (*Agent, []string, error) {
 		looked: make(chan struct{}), began: time.Now(),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},
 	}
+	a.upgrade = newUpgrader(a)
 	for _, r := range records {
 		ch := make(chan struct{})
 		if r.Phase == lifecycle.Ended {

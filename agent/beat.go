@@ -207,6 +207,9 @@ func (l *link) take() []wire.Message {
 	if l.stored {
 		out = append(out, wire.KeyStored{})
 	}
-	l.capacity, l.reports, l.pull, l.stored = nil, nil, nil, false
+	if l.leave != nil {
+		out = append(out, *l.leave)
+	}
+	l.capacity, l.reports, l.pull, l.stored, l.leave = nil, nil, nil, false, nil
 	return out
 }

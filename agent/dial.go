@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/wire"
@@ -49,6 +48,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if ctx.Err() != nil {
 			break
 		}
+		a.tell(missed(err))
 		mended, pause := a.mend(ctx, dialer, addr, d, err)
 		if mended && mends < maxMends {
 			mends++
@@ -71,7 +71,9 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			wait = min(wait, refused.r.RetryAfter)
 		case errors.As(err, &refused) && refused.r.Code == wire.RefusedRevoked,
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeRevoked:
-			a.emit(ctx, lifecycle.Revoked{})
+			if err := a.banned(ctx); err != nil {
+				return err
+			}
 			wait = bannedWait
 		case errors.As(err, &refused) && (refused.r.Code == wire.RefusedUnknownAgent || refused.r.Code == wire.RefusedCloned),
 			errors.As(err, &closed) && closed.Remote && closed.Code == transport.CodeCloned:

@@ -14,8 +14,11 @@
 //	pki-previous/   the pair before, until the control plane has taken the new one
 //	agent.json      where the replicas are
 //	agent.db        the checkpoint
+//	leave.json      the wish to leave the fleet, and how far that is
 //	link.json       what the link has carried this month
 //	logs/           what tasks print
+//	packages/       the package of another version, as far as it has come
+//	install/        what is asked of root (package install)
 //
 // The session is with any replica (dial.go), over QUIC or, where UDP is blocked,
 // over TCP (seek.go moves it back). Dialling puts right what it can: a

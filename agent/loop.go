@@ -10,6 +10,7 @@ import (
 
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/executor"
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -93,6 +94,7 @@ func (a *Agent) turn() {
 	if a.cfg.Turn != nil {
 		a.cfg.Turn(s)
 	}
+	a.tell(gate.Turned{})
 }
 
 func without(ids []fleet.TaskID, id fleet.TaskID) []fleet.TaskID {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/agent/lifecycle"
 	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
@@ -43,6 +44,7 @@ type link struct {
 	observed bool // at another address than before
 	roamed   bool // to another network
 	stored   bool // a new key, which the replica should hear of
+	leave    *wire.Leave
 	wake     chan struct{}
 }
 
@@ -63,6 +65,8 @@ func (l *link) queue(m any) {
 		l.stored = true
 	case wire.Observed:
 		l.observed = true
+	case wire.Leave:
+		l.leave = &m
 	case roamed:
 		l.roamed = true
 	}
@@ -113,6 +117,8 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
+	a.upgrade.poke()
+	a.tell(gate.Session{})
 	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
 		a.emit(ctx, lifecycle.Connected{Term: welcome.Term, Plain: welcome.Capability < stampsSince})
@@ -240,6 +246,8 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			a.emit(ctx, lifecycle.Connected{Term: msg.Term}) // who says Led knows stamps, too
 		case wire.Ask, wire.Observed:
 			l.queue(msg)
+		case wire.Upgrade:
+			a.upgrade.take(msg.Upgrade)
 		case wire.Bundle:
 			if err := a.bundle(l, msg); err != nil {
 				return err

@@ -27,6 +27,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	defer sweep.Stop()
 	for {
 		a.look(ctx)
+		a.leaving(time.Now())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -176,6 +177,7 @@ func (a *Agent) setRuntime(err error) {
 	if err != nil {
 		text = err.Error()
 	}
+	a.tell(called(err))
 	a.mu.Lock()
 	was := a.runtime
 	a.runtime = text
@@ -200,6 +202,7 @@ func (a *Agent) readings(ctx context.Context) wire.Readings {
 	a.mu.Lock()
 	r.Tasks, r.Spooled, r.Runtime = a.running, a.spooled, a.runtime
 	a.mu.Unlock()
+	r.Upgrade = a.upgrade.told()
 	_, r.Link = a.cfg.Account.look(r.Time)
 	if a.cfg.Settings != nil {
 		r.Settings = a.cfg.Settings()

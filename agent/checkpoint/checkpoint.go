@@ -26,7 +26,9 @@ var (
 	keyLives    = []byte("lives")
 )
 
-// version of the file's format. A file of a newer one is refused.
+// version of the file's format. A file of a newer one is refused. It is raised a
+// release after the one that can read the new format: an agent on trial must not
+// write what the version before, which may have to go on, cannot read.
 const version = 1
 
 // ErrInUse: another agent has the file open.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.etcd.io/bbolt"
 
 	"github.com/tenderfleet/tender/agent/checkpoint"
 	"github.com/tenderfleet/tender/agent/lifecycle"
@@ -72,6 +73,38 @@ func TestWhatIsWrittenIsLoadedAgain(t *testing.T) {
 	want := []lifecycle.Record{record("t1"), record("t3")}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(reports.Queue{})); d != "" {
 		t.Fatal(d)
+	}
+}
+
+// After a downgrade the file may be newer than the program: that says so, and
+// the program that wrote it finds everything as it was.
+func TestNewerFormatIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	f := open(t, path)
+	if err := f.Write(checkpoint.Changes{Save: []lifecycle.Record{record("t1")}}); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	format := func(v byte) {
+		t.Helper()
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("head")).Put([]byte("version"), []byte{v}) })
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	format(2)
+	_, err := checkpoint.Open(path)
+	want := "open checkpoint " + path + ": it was written by a newer version of tender-agent (format [2], this one reads 1); install that version again"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	format(1)
+	if _, records, err := open(t, path).Load(); err != nil || len(records) != 1 {
+		t.Errorf("%d records, %v", len(records), err)
 	}
 }
 

@@ -74,6 +74,7 @@ func TestWorth(t *testing.T) {
 		"an update waits":     {func(r *fleet.Readings) { r.Spooled = 1 }, true},
 		"the runtime":         {func(r *fleet.Readings) { r.Runtime = "gone" }, true},
 		"settings broke":      {func(r *fleet.Readings) { r.Settings = "agent.yaml:1" }, true},
+		"an upgrade":          {func(r *fleet.Readings) { r.Upgrade.State = fleet.UpgradeTrial }, true},
 		"new trust roots":     {func(r *fleet.Readings) { r.Bundle = 7 }, true},
 		"the clock a little":  {func(r *fleet.Readings) { r.ClockOff = 999 * time.Millisecond }, false},
 		"the clock":           {func(r *fleet.Readings) { r.ClockOff = -time.Hour }, true},

@@ -30,7 +30,7 @@ func Worth(told, now fleet.Readings) bool {
 		return true
 	}
 	if now.Tasks != told.Tasks || now.Spooled != told.Spooled || now.Runtime != told.Runtime ||
-		now.Settings != told.Settings || now.Bundle != told.Bundle || abs(now.ClockOff-told.ClockOff) >= clockStep {
+		now.Settings != told.Settings || now.Upgrade != told.Upgrade || now.Bundle != told.Bundle || abs(now.ClockOff-told.ClockOff) >= clockStep {
 		return true
 	}
 	if abs(now.CPUPercent-told.CPUPercent) >= cpuPoints ||

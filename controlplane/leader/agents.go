@@ -156,3 +156,19 @@ func (l *Leader) reported(now time.Time, ev Report) {
 		}
 	}
 }
+
+// leave drains an agent whose machine's owner takes it back, and then has it be
+// gone. A drain that an operator began goes on as it was asked for.
+func (l *Leader) leave(now time.Time, ev Leave) {
+	if l.current(ev.Agent, ev.Session) == nil {
+		return
+	}
+	by := "agent/" + string(ev.Agent)
+	switch rec := l.st.Agents[ev.Agent]; {
+	case rec.Revoked:
+	case rec.Drain == nil:
+		l.propose(now, state.Command{By: by, DrainAgent: &state.DrainAgent{Agent: ev.Agent, MaxGrace: ev.Grace, MarkGone: true}})
+	case !rec.Drain.Done.IsZero():
+		l.propose(now, state.Command{By: by, MarkGone: &state.MarkGone{Agent: ev.Agent}})
+	}
+}

@@ -39,6 +39,13 @@ type (
 		Agent   fleet.AgentID
 		Session uint64
 	}
+	// Leave: the machine's owner wants it to leave the fleet. Agents say it again
+	// until they are gone.
+	Leave struct {
+		Agent   fleet.AgentID
+		Session uint64
+		Grace   time.Duration // the longest that a task may take; 0: its own
+	}
 	// Pull: the agent holds this generation and wants what differs. It is kept
 	// until there is something.
 	Pull struct {
@@ -189,6 +196,7 @@ type (
 func (AgentUp) event()         {}
 func (AgentDown) event()       {}
 func (Answered) event()        {}
+func (Leave) event()           {}
 func (Pull) event()            {}
 func (Report) event()          {}
 func (CapacityChanged) event() {}

@@ -454,3 +454,35 @@ func TestPreemptionForAHigherPriority(t *testing.T) {
 		t.Errorf("the victim hears %q", got)
 	}
 }
+
+func TestAMachineLeaves(t *testing.T) {
+	b := oneTask(t)
+	leave := leader.Leave{Agent: "a2", Session: 1, Grace: time.Second}
+	b.step(leader.Leave{Agent: "a2", Session: 9})
+	b.expect() // of a session that is no more
+	b.step(leave)
+	b.commit()
+	b.expect("propose DrainAgent{Agent:a2 MaxGrace:1s MarkGone:true}", "rescind m o7-2", "assign a2 1->2 full=false [t(kill)]")
+	b.step(leave) // said again
+	b.expect()
+	b.step(leader.Pull{Agent: "a2", Session: 1, Generation: 2})
+	b.report("a2", 1, 1, "t", fleet.TaskKilled)
+	b.commit()
+	b.step(leader.Acknowledge{Framework: "m", Task: "t", Update: "u1"})
+	b.log = nil
+	b.commit()
+	b.expect("failure m a2", "disconnect a2 1 revoked")
+	if a := b.l.State().Agents["a2"]; a.Gone.IsZero() {
+		t.Errorf("agent %+v, want it gone", a)
+	}
+}
+
+// An operator had the machine drained already, to keep it.
+func TestADrainedMachineLeaves(t *testing.T) {
+	b := subscribed(t)
+	b.commit(state.Command{DrainAgent: &state.DrainAgent{Agent: "a2"}})
+	b.log = nil
+	b.step(leader.Leave{Agent: "a2", Session: 1})
+	b.commit()
+	b.expect("propose MarkGone{Agent:a2}", "failure m a2", "disconnect a2 1 revoked")
+}

@@ -124,6 +124,8 @@ func (l *Leader) Step(now time.Time, ev Event) []Action {
 		l.agentDown(now, ev)
 	case Answered:
 		l.answered(ev)
+	case Leave:
+		l.leave(now, ev)
 	case Pull:
 		l.pulled(ev)
 	case Report:

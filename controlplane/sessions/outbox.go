@@ -68,7 +68,7 @@ func (o *outbox) put(item wire.Relayed) {
 
 // soft reports whether an item can wait.
 func soft(r *wire.Relayed) bool {
-	return r.Up == nil && r.Capacity == nil && r.Updates == nil && r.Pull == nil && !r.Answered && !r.Down &&
+	return r.Up == nil && r.Capacity == nil && r.Updates == nil && r.Pull == nil && !r.Answered && !r.Down && r.Leave == nil &&
 		r.Acks == nil && r.Desired == nil && r.Close == nil && !r.Ask && !r.Resync
 }
 
@@ -86,6 +86,9 @@ func merge(have, add *wire.Relayed) {
 	}
 	if add.Readings != nil {
 		have.Readings = add.Readings
+	}
+	if add.Leave != nil {
+		have.Leave = add.Leave
 	}
 	have.Acks = append(have.Acks, add.Acks...)
 	have.Desired = supersede(have.Desired, add.Desired)

@@ -48,7 +48,11 @@ type session struct {
 	asked  bool // the next message is an answer
 	// bundle is to be sent; nil: none.
 	bundle *wire.Bundle
-	wake   chan struct{}
+	// upgrade is what the agent was told last to run; upgradeNews: it is on its
+	// way.
+	upgrade                  fleet.Upgrade
+	upgradeTold, upgradeNews bool
+	wake                     chan struct{}
 }
 
 // Serve speaks agent/1 on a connection until it ends. The connection is closed
@@ -185,6 +189,7 @@ func (s *session) run(ctx context.Context, control *wire.Conn) error {
 		return fmt.Errorf("send welcome: %w", err)
 	}
 	s.welcomed(up)
+	s.lookForUpgrade()
 	s.m.cfg.Log.Info("agent connected", "agent", s.id, "link", s.info.Link, "remote", s.info.Remote, "version", s.info.Version)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -320,6 +325,8 @@ func (s *session) read(control *wire.Conn) error {
 			s.binding.Unlock()
 		case wire.CapacityChanged:
 			s.put(wire.Relayed{Capacity: &msg.Capacity})
+		case wire.Leave:
+			s.put(wire.Relayed{Leave: &msg})
 		default:
 			return fmt.Errorf("an agent must not send %T", msg)
 		}
@@ -338,6 +345,11 @@ func (s *session) observe() {
 	s.mu.Unlock()
 	if moved {
 		s.m.cfg.Log.Info("agent's address changed", "agent", s.id, "remote", addr)
+		s.binding.Lock()
+		s.info.Remote = addr
+		info := s.info
+		s.binding.Unlock()
+		s.put(wire.Relayed{Up: &info})
 		s.rouse()
 	}
 }
@@ -400,6 +412,8 @@ func (s *session) take() []wire.Message {
 	s.mu.Lock()
 	out, beat, moved, bundle := s.out, s.beat, s.moved, s.bundle
 	s.out, s.beat, s.moved, s.bundle = wire.Relayed{}, false, false, nil
+	upgrade, upgradeNews := s.upgrade, s.upgradeNews
+	s.upgradeNews = false
 	term, remote := s.term, s.remote
 	s.mu.Unlock()
 	var msgs []wire.Message
@@ -408,6 +422,9 @@ func (s *session) take() []wire.Message {
 	}
 	if bundle != nil {
 		msgs = append(msgs, *bundle)
+	}
+	if upgradeNews {
+		msgs = append(msgs, wire.Upgrade{Upgrade: upgrade})
 	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})

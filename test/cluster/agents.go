@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -127,6 +128,23 @@ func (a *Agent) Stop() {
 	if err := a.end(); err != nil {
 		a.f.tb.Errorf("agent %s: %v", a.ID, err)
 	}
+}
+
+// Leave has the agent leave the fleet; Left waits until it has, and checks that
+// its process has ended for that reason.
+func (a *Agent) Leave(grace time.Duration) {
+	a.f.tb.Helper()
+	a.f.fatal(agent.Leave(a.dir, grace))
+}
+
+// Left: see Leave.
+func (a *Agent) Left(limit time.Duration) time.Duration {
+	a.f.tb.Helper()
+	took := a.f.Await(string(a.ID)+" has left", limit, a.ended)
+	if err := a.end(); !errors.Is(err, agent.ErrLeft) {
+		a.f.tb.Errorf("agent %s: %v", a.ID, err)
+	}
+	return took
 }
 
 // Connected reports whether the leader has a session of the agent.

@@ -74,6 +74,9 @@ func (l *life) begin(run func(context.Context) error) {
 	go func() { done <- run(ctx) }()
 }
 
+// ended reports whether it has ended by itself; end still tells how.
+func (l *life) ended() bool { return len(l.done) > 0 }
+
 // end waits for everything that begin started.
 func (l *life) end() error {
 	if l.cancel == nil {

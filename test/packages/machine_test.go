@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -23,8 +25,18 @@ import (
 // Packages that a machine has before Tender's come: what these depend on.
 const basePackages = "systemd,systemd-sysv,dbus,containerd,runc,procps,init-system-helpers"
 
-// The host's own systemd is 252 at least, the machine's is Debian 12's.
-const suite = "bookworm"
+// release is what a machine runs. The host's own systemd is 252 at least.
+type release struct {
+	suite string
+	// unified: its systemd knows cgroups of version 2 only. Those have no
+	// controllers on a host that uses them by version 1.
+	unified bool
+}
+
+var (
+	debian12 = release{suite: "bookworm"}
+	debian13 = release{suite: "trixie", unified: true}
+)
 
 // nsinit makes the controllers of cgroup version 1 writable, which nspawn mounts
 // read-only, before systemd looks. It also lets the agent see that the machine has
@@ -43,14 +55,19 @@ exec /lib/systemd/systemd "$@"
 
 const nsinitPath = "usr/local/sbin/nsinit"
 
-// base returns the root that all machines are made from, and makes it once.
-func base(t *testing.T) string {
+var making sync.Mutex
+
+// base returns the root that all machines of a release are made from, and makes
+// it once.
+func base(t *testing.T, of release) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(cache, "tender-test", "debian-"+suite)
+	dir := filepath.Join(cache, "tender-test", "debian-"+of.suite)
+	making.Lock()
+	defer making.Unlock()
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}
@@ -58,7 +75,7 @@ func base(t *testing.T) string {
 	if err := os.RemoveAll(tmp); err != nil {
 		t.Fatal(err)
 	}
-	host(t, "debootstrap", "--variant=minbase", "--include="+basePackages, suite, tmp)
+	host(t, "debootstrap", "--variant=minbase", "--include="+basePackages, of.suite, tmp)
 	host(t, "systemctl", "--root="+tmp, "mask", "systemd-timesyncd.service", "systemd-networkd.service", "systemd-resolved.service",
 		"getty@tty1.service", "console-getty.service", "getty-static.service")
 	if err := os.Rename(tmp, dir); err != nil {
@@ -70,7 +87,10 @@ func base(t *testing.T) string {
 // machine is a Debian machine. Its disk outlives a reboot.
 type machine struct {
 	name, dir, netns string
-	unit             string // whose journal is shown of a test that fails
+	hostname         string // empty is this host's
+	release          release
+	failed           *string // the units that had failed when it first booted
+	unit             string  // whose journal is shown of a test that fails
 	binds            []string
 	nspawn           *exec.Cmd
 	init             int // the process id of its systemd, seen from here
@@ -81,15 +101,15 @@ var machines atomic.Int64
 
 // newMachine makes a machine's disk. It is not booted yet. The machine is in the
 // network namespace netns, or without a network where that is empty.
-func newMachine(t *testing.T, netns, debs string) *machine {
+func newMachine(t *testing.T, of release, netns, debs string) *machine {
 	t.Helper()
-	m := &machine{name: fmt.Sprintf("tpk%dn%d", os.Getpid(), machines.Add(1)), dir: t.TempDir(), netns: netns, unit: "tender-agent*"}
+	m := &machine{release: of, name: fmt.Sprintf("tpk%dn%d", os.Getpid(), machines.Add(1)), dir: t.TempDir(), netns: netns, unit: "tender-agent*"}
 	for _, d := range []string{"up", "work", "root", "containerd"} {
 		if err := os.Mkdir(filepath.Join(m.dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", base(t), filepath.Join(m.dir, "up"), filepath.Join(m.dir, "work"))
+	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", base(t, of), filepath.Join(m.dir, "up"), filepath.Join(m.dir, "work"))
 	if err := syscall.Mount("overlay", m.root(), "overlay", 0, opts); err != nil {
 		t.Fatalf("mount the machine's disk: %v", err)
 	}
@@ -108,8 +128,8 @@ func newMachine(t *testing.T, netns, debs string) *machine {
 
 func (m *machine) root() string { return filepath.Join(m.dir, "root") }
 
-// hierarchies are the mounted cgroup hierarchies of this host.
-func hierarchies(t *testing.T) []string {
+// hierarchies are the mounted cgroup hierarchies of this host that a machine gets.
+func (m *machine) hierarchies(t *testing.T) []string {
 	t.Helper()
 	dirs, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
 	if err != nil || len(dirs) == 0 {
@@ -118,6 +138,9 @@ func hierarchies(t *testing.T) []string {
 	for i := range dirs {
 		dirs[i] = filepath.Dir(dirs[i])
 	}
+	if m.release.unified {
+		return slices.DeleteFunc(dirs, func(d string) bool { return filepath.Base(d) != "unified" && filepath.Base(d) != "systemd" })
+	}
 	return dirs
 }
 
@@ -125,7 +148,7 @@ func hierarchies(t *testing.T) []string {
 func (m *machine) boot(t *testing.T) {
 	t.Helper()
 	var enter strings.Builder
-	for _, h := range hierarchies(t) {
+	for _, h := range m.hierarchies(t) {
 		group := filepath.Join(h, m.name)
 		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			t.Fatal(err)
@@ -145,8 +168,21 @@ func (m *machine) boot(t *testing.T) {
 	if m.netns != "" {
 		network = "--network-namespace-path=" + m.netns
 	}
-	args = append(args, network, "/"+nsinitPath)
+	args = append(args, network)
+	if m.hostname != "" {
+		if err := os.WriteFile(filepath.Join(m.root(), "etc/hostname"), []byte(m.hostname+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m.release.unified {
+		args = append(args, "--boot")
+	} else {
+		args = append(args, "/"+nsinitPath)
+	}
 	m.nspawn = exec.Command("sh", append([]string{"-c", enter.String() + `exec systemd-nspawn "$@"`, "sh"}, args...)...)
+	if m.release.unified {
+		m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	}
 	console, err := os.Create(filepath.Join(m.dir, "console"))
 	if err != nil {
 		t.Fatal(err)
@@ -166,6 +202,25 @@ func (m *machine) boot(t *testing.T) {
 		state, _ := m.try("systemctl", "is-system-running")
 		return state == "running" || state == "degraded"
 	})
+	if m.failed == nil {
+		failed := m.failing(t)
+		m.failed = &failed
+	}
+}
+
+// failing are the machine's failed units.
+func (m *machine) failing(t *testing.T) string {
+	t.Helper()
+	return m.run(t, "systemctl", "list-units", "--failed", "--plain", "--no-legend")
+}
+
+// sound checks that no unit fails which did not at the first boot, where some
+// find what a container does not have.
+func (m *machine) sound(t *testing.T) {
+	t.Helper()
+	if got := m.failing(t); got != *m.failed {
+		t.Errorf("failed units: %s", got)
+	}
 }
 
 // child is the process that nspawn has started, 0 when there is none yet.
@@ -247,6 +302,17 @@ func (m *machine) down(t *testing.T, how string) time.Duration {
 	return time.Since(began)
 }
 
+// kill ends the machine at once. What it has not written to its disk yet, this
+// host still has: for that it is no power cut.
+func (m *machine) kill(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(m.init, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-m.ended
+	m.init = 0
+}
+
 // off ends the machine, however it is, and takes its cgroups away.
 func (m *machine) off(t *testing.T) {
 	t.Helper()
@@ -257,16 +323,18 @@ func (m *machine) off(t *testing.T) {
 		}
 		m.down(t, "poweroff")
 	}
-	for _, h := range hierarchies(t) {
+	for _, h := range m.hierarchies(t) {
 		_ = exec.Command("find", filepath.Join(h, m.name), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
 	}
 }
 
 // loadImage gives the machine's containerd the test image.
-func (m *machine) loadImage(t *testing.T) {
+func (m *machine) loadImage(t *testing.T) { t.Helper(); m.loadImageAs(t, imageName) }
+
+func (m *machine) loadImageAs(t *testing.T, name string) {
 	t.Helper()
 	var buf bytes.Buffer
-	if err := image.Write(&buf, image.Options{Name: imageName, User: "user"}); err != nil {
+	if err := image.Write(&buf, image.Options{Name: name, User: "user"}); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := m.input(buf.String(), "ctr", "-n", "tender", "images", "import", "-"); err != nil {

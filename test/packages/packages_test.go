@@ -57,6 +57,7 @@ func deb(t *testing.T, build, name string) string {
 // What is shipped is clean by Debian's own judge, whose exceptions have a reason
 // in the packages.
 func TestLintian(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"tender", "tender-server", "tender-agent"} {
 		host(t, "lintian", "--allow-root", "--fail-on", "error,warning", deb(t, "new", name))
 	}
@@ -64,7 +65,7 @@ func TestLintian(t *testing.T) {
 
 // The units stay as closed as they are: systemd's own measure, times ten.
 func TestExposure(t *testing.T) {
-	for unit, most := range map[string]string{"tenderd": "12", "tenderd-backup": "12", "tender-agent": "16", "tender-agent-shutdown": "15", "tender-agent-join": "42"} {
+	for unit, most := range map[string]string{"tenderd": "12", "tenderd-backup": "12", "tender-agent": "16", "tender-agent-shutdown": "15", "tender-agent-join": "42", "tender-agent-install": "20"} {
 		host(t, "systemd-analyze", "security", "--offline=true", "--threshold="+most, "../../systemd/"+unit+".service")
 	}
 }
@@ -78,22 +79,80 @@ type site struct {
 	pid   string
 }
 
-// The life of a machine that nobody can visit. Each step needs those before it.
-func TestLifeOfAMachine(t *testing.T) {
+// newSite boots a machine of a release.
+func newSite(t *testing.T, of release) *site {
+	t.Helper()
 	b := bed.Start(t, bed.Config{Replicas: 3, Sites: []int{1}})
 	bin := shortDir(t)
 	for _, name := range []string{"tender", "tender-server"} {
 		host(t, "dpkg", "-x", deb(t, "new", name), bin)
 	}
-	s := &site{machine: newMachine(t, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
+	s := &site{machine: newMachine(t, of, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
 	t.Cleanup(func() { s.off(t) })
 	began := time.Now()
 	s.boot(t)
 	t.Logf("booted in %v", time.Since(began).Round(10*time.Millisecond))
-	for _, step := range []struct {
-		name string
-		do   func(*testing.T)
-	}{
+	return s
+}
+
+// step is a part of a machine's life, which needs those before it.
+type step struct {
+	name string
+	do   func(*testing.T)
+}
+
+func live(t *testing.T, steps []step) {
+	t.Helper()
+	for _, step := range steps {
+		began := time.Now()
+		if !t.Run(step.name, step.do) {
+			return
+		}
+		t.Logf("%s: %v", step.name, time.Since(began).Round(10*time.Millisecond))
+	}
+}
+
+// Debian's next release has systemd 257, containerd 1.7 and cgroups of version 2.
+func TestDebian13(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, debian13)
+	steps := []step{{"install", s.install}, {"join", s.join}}
+	if controllers := s.run(t, "cat", "/sys/fs/cgroup/cgroup.controllers"); strings.Contains(controllers, "cpu ") && strings.Contains(controllers, "memory") {
+		steps = append(steps, step{"run a task", s.runTask}, step{"restart, upgrade, downgrade", s.upgrade}, step{"containerd restarts", s.restartContainerd})
+	} else { // this host uses them by version 1
+		steps = append(steps, step{"no controllers", s.withoutControllers}, step{"upgrade, downgrade", s.upgradeIdle})
+	}
+	live(t, append(steps, step{"purge", s.purge}))
+}
+
+// withoutControllers: limits that cannot be kept are no limits, so nothing runs.
+func (s *site) withoutControllers(t *testing.T) {
+	s.loadImage(t)
+	s.task = s.fleet.run(t, "exit 0", "TASK_FAILED")
+	task, err := s.fleet.Task(t.Context(), s.task)
+	if err != nil || !strings.Contains(task.Message, "this machine cannot limit processor time: its kernel offers containers no cpu controller") {
+		t.Errorf("%s, %v", harness.Tell(task), err)
+	}
+}
+
+// upgradeIdle is upgrade on a machine that runs no task.
+func (s *site) upgradeIdle(t *testing.T) {
+	for _, build := range []string{"new", "old", "new"} {
+		was := s.run(t, "tender-agent", "--version")
+		s.apt(t, build)
+		if now := s.run(t, "tender-agent", "--version"); now == was {
+			t.Errorf("build %s is installed, and still %s", build, now)
+		}
+		s.prints(t, "connected to the control plane; 0 tasks", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
+	}
+	s.sound(t)
+}
+
+// The life of a machine that nobody can visit.
+func TestLifeOfAMachine(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, debian12)
+	live(t, []step{
 		{"install", s.install},
 		{"join", s.join},
 		{"run a task", s.runTask},
@@ -104,13 +163,8 @@ func TestLifeOfAMachine(t *testing.T) {
 		{"remove and install again", s.remove},
 		{"purge", s.purge},
 		{"join line in a file", s.claim},
-	} {
-		began := time.Now()
-		if !t.Run(step.name, step.do) {
-			return
-		}
-		t.Logf("%s: %v", step.name, time.Since(began).Round(10*time.Millisecond))
-	}
+		{"leave", s.leave},
+	})
 }
 
 // apt installs a build of the agent.
@@ -127,16 +181,14 @@ func (s *site) unit(t *testing.T, property string) string {
 
 func (s *site) install(t *testing.T) {
 	s.apt(t, "old")
-	if got := s.run(t, "systemctl", "is-enabled", "tender-agent.service", "tender-agent-join.path", "tender-agent-shutdown.service"); got != "enabled\nenabled\nenabled" {
+	if got := s.run(t, "systemctl", "is-enabled", "tender-agent.service", "tender-agent-join.path", "tender-agent-install.path", "tender-agent-shutdown.service"); got != "enabled\nenabled\nenabled\nenabled" {
 		t.Errorf("units: %s", got)
 	}
 	// Not joined: quiet, and nothing is wrong with the machine.
 	if state, restarts := s.unit(t, "ActiveState"), s.unit(t, "NRestarts"); state != "inactive" || restarts != "0" {
 		t.Errorf("before it joins the agent is %s, with %s restarts", state, restarts)
 	}
-	if got := s.run(t, "systemctl", "is-system-running"); got != "running" {
-		t.Errorf("the machine is %s: %s", got, s.run(t, "systemctl", "--failed"))
-	}
+	s.sound(t)
 	s.run(t, "tender-agent", "config", "check")
 	if got, _ := s.try("man", "-w", "tender-agent"); strings.Contains(got, "No manual") {
 		t.Error(got)
@@ -284,9 +336,7 @@ func (s *site) reboot(t *testing.T) {
 		t.Errorf("without an uplink the agent is %s", got)
 	}
 	s.prints(t, "cut off from the control plane", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
-	if got := s.run(t, "systemctl", "is-system-running"); got != "running" {
-		t.Errorf("without an uplink the machine is %s", got)
-	}
+	s.sound(t)
 	restored := time.Now()
 	if err := s.fleet.bed.Restore(t.Context(), "a1"); err != nil {
 		t.Fatal(err)
@@ -330,12 +380,13 @@ func (s *site) purge(t *testing.T) {
 		"cgroups":    "find /sys/fs/cgroup -type d -iname '*tender*' 2>/dev/null || true",
 		"containers": "ctr namespaces ls -q; ls /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots",
 		"processes":  "pgrep -a tender || true; pgrep -a containerd-shim || true",
-		"units":      "systemctl list-units --all --no-legend 'tender*'; systemctl --failed --no-legend",
+		"units":      "systemctl list-units --all --no-legend 'tender*'",
 	} {
 		if left := s.sh(t, script); left != "" {
 			t.Errorf("left of %s:\n%s", what, left)
 		}
 	}
+	s.sound(t)
 	if got := s.run(t, "stat", "-c", "%U:%G", "/run/containerd/containerd.sock"); got != "root:root" {
 		t.Errorf("containerd's socket is %s", got)
 	}
@@ -365,5 +416,23 @@ func (s *site) claim(t *testing.T) {
 	}
 	if journal := s.run(t, "journalctl", "-b", "-o", "cat"); strings.Contains(journal, line) {
 		t.Error("the join line is in the journal")
+	}
+}
+
+// leave: the machine is taken back in order, and stays quiet.
+func (s *site) leave(t *testing.T) {
+	s.loadImage(t) // the last one went with the purge
+	task := s.fleet.run(t, `while :; do sleep 1; done`, "TASK_RUNNING")
+	out := s.run(t, "tender-agent", "leave", "--grace", "1s")
+	for _, want := range []string{"this machine has left the fleet", "waiting for tasks to end: 1"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in: %s", want, out)
+		}
+	}
+	s.fleet.task(t, task, "TASK_KILLED")
+	s.prints(t, "inactive", "systemctl", "show", "-P", "ActiveState", "tender-agent.service")
+	s.sound(t)
+	if left := s.run(t, "ctr", "-n", "tender", "containers", "ls", "-q"); left != "" {
+		t.Errorf("containers: %s", left)
 	}
 }

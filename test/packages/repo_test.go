@@ -21,9 +21,10 @@ func repository(t *testing.T, out, keys string, what ...string) {
 // A machine without a network, and without a container runtime, gets all it needs
 // from a stick. What is not signed by the key it trusts, it does not install.
 func TestRepository(t *testing.T) {
+	t.Parallel()
 	stick, keys := t.TempDir(), t.TempDir()
 	repo := filepath.Join(stick, "repo")
-	runtime, err := filepath.Glob(filepath.Join(base(t), "var/cache/apt/archives", "*.deb"))
+	runtime, err := filepath.Glob(filepath.Join(base(t, debian12), "var/cache/apt/archives", "*.deb"))
 	if err != nil || len(runtime) == 0 {
 		t.Fatalf("the machine's root keeps no packages of Debian: %v", err)
 	}
@@ -52,7 +53,7 @@ func TestRepository(t *testing.T) {
 	host(t, "cp", "-r", altered, patched)
 	host(t, "sh", "-ec", `cd "$1"; apt-ftparchive packages . >Packages; gzip -9nkf Packages`, "sh", patched)
 
-	m := newMachine(t, "", debs(t))
+	m := newMachine(t, debian12, "", debs(t))
 	m.binds = append(m.binds, "--bind-ro="+stick+":/media/stick")
 	t.Cleanup(func() { m.off(t) })
 	m.boot(t)

@@ -1,6 +1,7 @@
 package packages
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,7 @@ import (
 // newServer boots a machine and installs what a server needs.
 func newServer(t *testing.T, b *bed.Bed) *machine {
 	t.Helper()
-	m := newMachine(t, b.NetNS("c1"), debs(t))
+	m := newMachine(t, debian12, b.NetNS("c1"), debs(t))
 	m.unit = "tenderd*"
 	t.Cleanup(func() { m.off(t) })
 	m.boot(t)
@@ -36,6 +37,7 @@ func (m *machine) serves(t *testing.T, id string) {
 // The life of a server: a control plane of one replica, from the packages alone,
 // an agent of it, and a second server when the first is lost.
 func TestLifeOfAServer(t *testing.T) {
+	t.Parallel()
 	b := bed.Start(t, bed.Config{Replicas: 1, Sites: []int{1}})
 	m := newServer(t, b)
 	if got := m.run(t, "systemctl", "show", "-P", "ActiveState", "tenderd.service"); got != "inactive" {
@@ -87,6 +89,7 @@ func TestLifeOfAServer(t *testing.T) {
 		t.Errorf("after the restore the task is process %q, before %q", got, pid)
 	}
 	m.run(t, "systemctl", "start", "tenderd-backup.service")
+	m.servesPackages(t, edge, addr)
 
 	m.run(t, "apt-get", "purge", "-y", "-q", "tender", "tender-server")
 	left := m.sh(t, "getent passwd tender || true; find /etc /run /usr /var/lib/tender -iname '*tender*' ! -path /run/systemd/system/tender-agent.service.d; ls /var/lib/tender")
@@ -98,7 +101,7 @@ func TestLifeOfAServer(t *testing.T) {
 // edge boots a machine behind a NAT that joins the server and runs a task.
 func (m *machine) edge(t *testing.T, b *bed.Bed) (e *machine, pid string) {
 	t.Helper()
-	e = newMachine(t, b.NetNS("a1"), debs(t))
+	e = newMachine(t, debian12, b.NetNS("a1"), debs(t))
 	t.Cleanup(func() { e.off(t) })
 	e.boot(t)
 	e.run(t, "apt-get", "install", "-y", "-q", "/debs/new/"+filepath.Base(deb(t, "new", "tender-agent")))
@@ -110,6 +113,21 @@ func (m *machine) edge(t *testing.T, b *bed.Bed) (e *machine, pid string) {
 	m.run(t, "tender", "run", "--name", "kept", imageName, "--", "sh", "-c", "while :; do sleep 1; done")
 	m.prints(t, "  running", "tender", "ps")
 	return e, e.taskPID(t)
+}
+
+// servesPackages: the replica is the apt repository of a machine behind a NAT.
+func (m *machine) servesPackages(t *testing.T, edge *machine, addr string) {
+	t.Helper()
+	dir := filepath.Join(m.root(), "srv/tender/repo")
+	repository(t, dir, t.TempDir(), filepath.Join(debs(t), "new"))
+	m.sh(t, "chmod -R u=rwX,go=rX /srv/tender; echo 'repo: /srv/tender/repo' >/etc/tender/server.conf.d/repo.yaml; systemctl restart tenderd.service")
+	m.serves(t, "r2")
+	edge.sh(t, fmt.Sprintf(`apt-get remove -y -q tender-agent
+rm -f /etc/apt/sources.list
+/usr/lib/apt/apt-helper download-file http://%[1]s:7480/tender-archive-keyring.gpg /etc/apt/keyrings/tender.gpg
+echo 'deb [signed-by=/etc/apt/keyrings/tender.gpg] http://%[1]s:7480 ./' >/etc/apt/sources.list.d/tender.list
+apt-get update -q && apt-get install -y -q tender-agent`, addr))
+	edge.prints(t, "connected to the control plane; 1 task", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
 }
 
 // backup waits for the timer, which a test asks to be early, and takes the backup

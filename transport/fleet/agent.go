@@ -128,14 +128,16 @@ type Readings struct {
 	// time; 0 while it takes its own for right.
 	ClockOff time.Duration
 	// Bundle is the version of the trust bundle that it has on disk.
-	Bundle uint64
+	Bundle  uint64
+	Upgrade UpgradeStatus
 }
 
 // LinkUse is what an agent's link has carried in a month, in bytes of payload
 // on the socket, both ways, by purpose.
 type LinkUse struct {
 	Month string // "2026-12", of UTC
-	// Keepalive is beats, headers, acknowledgements and handshakes.
+	// Keepalive is beats, headers, acknowledgements and handshakes; Images has
+	// packages of the agent, too.
 	Keepalive, Readings, Updates, Images, Logs int64
 	// Budget is what the month may use; 0 is no bound.
 	Budget int64

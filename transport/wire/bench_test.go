@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
+
+func someUpgrade() fleet.Upgrade {
+	return fleet.Upgrade{Rollout: "r1", Version: "0.2.0", Packages: []fleet.Package{{Arch: "arm64", SHA256: strings.Repeat("0a", 32), Size: 9, Signature: "s"}}}
+}
 
 func someReport(n int) Report {
 	var r Report

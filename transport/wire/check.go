@@ -24,6 +24,8 @@ const (
 	MaxChain    = 8
 	MaxBundle   = 64 << 10
 	MaxLogChunk = 64 << 10
+
+	MaxPackageChunk = 64 << 10
 )
 
 // ErrInvalid is the kind of every error about a message's contents.
@@ -71,6 +73,15 @@ func check(m Message, received bool) error {
 	case LogsRequest:
 		c.id("task", string(m.Task))
 		c.atLeast("tail", int64(m.Tail), -1)
+	case Leave:
+		c.notNegative("grace period", int64(m.Grace))
+	case Upgrade:
+		c.upgrade(m.Upgrade)
+	case PackageRequest:
+		c.text("digest", m.SHA256, MaxName)
+		c.notNegative("offset", m.Offset)
+	case PackageChunk:
+		c.count("package bytes", len(m.Data), MaxPackageChunk)
 	case LogChunk:
 		c.count("log bytes", len(m.Data), MaxLogChunk)
 	case Relay:
@@ -291,9 +302,26 @@ func (c *checker) readings(r fleet.Readings) {
 		c.notNegative("bytes of the link", n)
 	}
 	c.free("settings", r.Settings, MaxText)
+	c.text("rollout", string(r.Upgrade.Rollout), MaxName)
+	c.text("version", r.Upgrade.Version, MaxName)
+	c.text("state of the upgrade", r.Upgrade.State, MaxName)
+	c.free("text", r.Upgrade.Text, MaxText)
 	c.count("GPU readings", len(r.GPUs), MaxDevices)
 	for i := range r.GPUs {
 		c.uuid(r.GPUs[i].UUID)
 		c.notNegative("used memory", r.GPUs[i].MemoryUsedMB)
+	}
+}
+
+func (c *checker) upgrade(u fleet.Upgrade) {
+	if u.Rollout != "" {
+		c.id("rollout", string(u.Rollout))
+	}
+	c.text("version", u.Version, MaxName)
+	c.count("packages", len(u.Packages), fleet.MaxPackages)
+	for _, p := range u.Packages {
+		if err := p.Check(); err != nil {
+			c.fail("%v", err)
+		}
 	}
 }

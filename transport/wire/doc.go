@@ -34,9 +34,11 @@
 //
 //	control (the agent opens)   Hello -> Welcome | Refusal, then
 //	                            agent: Pull Report CapacityChanged Readings Beat
-//	                            KeyStored
+//	                            KeyStored Leave
 //	                            replica: DesiredSet Acks Led Ask Observed Goaway Bundle
+//	                            Upgrade
 //	renew (the agent opens)     RenewRequest -> Certificate | Refusal, then, where
 //	                            the key is new, KeyStored -> KeyStored
 //	logs (the replica opens)    LogsRequest -> LogChunk* LogEnd | Refusal
+//	package (the agent opens)   PackageRequest -> PackageChunk* | Refusal
 package wire

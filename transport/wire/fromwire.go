@@ -55,6 +55,14 @@ func fromWire(e *pb.Envelope) (Message, error) {
 	case *pb.Envelope_LogsRequest:
 		m := b.LogsRequest
 		return LogsRequest{Task: fleet.TaskID(m.Task), Follow: m.Follow, Tail: int(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr}, nil
+	case *pb.Envelope_Leave:
+		return Leave{Grace: time.Duration(b.Leave.GraceNs)}, nil
+	case *pb.Envelope_Upgrade:
+		return Upgrade{upgradeFrom(b.Upgrade)}, nil
+	case *pb.Envelope_PackageRequest:
+		return PackageRequest{SHA256: b.PackageRequest.Sha256, Offset: b.PackageRequest.Offset}, nil
+	case *pb.Envelope_PackageChunk:
+		return PackageChunk{Data: b.PackageChunk.Data}, nil
 	case *pb.Envelope_LogChunk:
 		return LogChunk{Stderr: b.LogChunk.Stderr, Data: b.LogChunk.Data}, nil
 	case *pb.Envelope_Bundle:
@@ -173,6 +181,9 @@ func readingsFrom(r *pb.Readings) fleet.Readings {
 			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: u.State,
 		}
 	}
+	if u := r.Upgrade; u != nil {
+		out.Upgrade = fleet.UpgradeStatus{Rollout: fleet.RolloutID(u.Rollout), Version: u.Version, State: u.State, Text: u.Text}
+	}
 	if len(r.Gpus) > 0 {
 		out.GPUs = make([]gpu.Reading, len(r.Gpus))
 	}
@@ -181,6 +192,14 @@ func readingsFrom(r *pb.Readings) fleet.Readings {
 			UUID: gpu.UUID(g.Uuid), UtilPercent: int(g.UtilPercent), MemoryUsedMB: g.MemoryUsedMb,
 			TemperatureC: int(g.TemperatureC), PowerMW: g.PowerMw,
 		}
+	}
+	return out
+}
+
+func upgradeFrom(u *pb.Upgrade) fleet.Upgrade {
+	out := fleet.Upgrade{Rollout: fleet.RolloutID(u.Rollout), Version: u.Version}
+	for _, p := range u.Packages {
+		out.Packages = append(out.Packages, fleet.Package{Arch: p.Arch, SHA256: p.Sha256, Size: p.Size, Signature: p.Signature})
 	}
 	return out
 }

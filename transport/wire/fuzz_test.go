@@ -12,7 +12,17 @@ import (
 // accepted can be sent on and means the same.
 func FuzzRecv(f *testing.F) {
 	for _, m := range []Message{
-		Refusal{Code: RefusedDraining}, Pull{Full: true}, Goaway{Text: "x"}, LogEnd{}, KeyStored{}, Bundle{Version: 2, Roots: []byte("pem"), Renew: true}, someReport(2), someDesired(2),
+		Refusal{Code: RefusedDraining},
+		Pull{Full: true},
+		Goaway{Text: "x"},
+		LogEnd{},
+		KeyStored{},
+		Bundle{Version: 2, Roots: []byte("pem"), Renew: true},
+		Leave{Grace: 7},
+		Upgrade{someUpgrade()},
+		PackageRequest{SHA256: someUpgrade().Packages[0].SHA256, Offset: 7},
+		PackageChunk{Data: []byte("deb")},
+		someReport(2), someDesired(2),
 	} {
 		f.Add(frameOf(f, m))
 	}

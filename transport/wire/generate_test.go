@@ -37,6 +37,10 @@ var everyMessage = []Message{
 	LogEnd{},
 	Bundle{},
 	KeyStored{},
+	Leave{},
+	Upgrade{},
+	PackageRequest{},
+	PackageChunk{},
 	Led{},
 	Ask{},
 	Relay{},
@@ -113,7 +117,7 @@ func (g maker) known(v reflect.Value) bool {
 	}
 	var x any
 	switch v.Interface().(type) {
-	case fleet.AgentID, fleet.ReplicaID, fleet.TaskID, fleet.UpdateID, RefusalCode:
+	case fleet.AgentID, fleet.ReplicaID, fleet.TaskID, fleet.UpdateID, fleet.RolloutID, RefusalCode:
 		x = rapid.StringMatching(`[a-z0-9][a-z0-9._-]{0,62}`).Draw(g.t, "id")
 	case gpu.UUID:
 		x = rapid.StringMatching(`(GPU|MIG)-[a-zA-Z0-9/-]{1,40}`).Draw(g.t, "uuid")
@@ -121,6 +125,11 @@ func (g maker) known(v reflect.Value) bool {
 		x = g.resources(true)
 	case fleet.Scalar:
 		x = rapid.Int64Range(int64(least), int64(fleet.MaxScalar)).Draw(g.t, "scalar")
+	case fleet.Package:
+		x = fleet.Package{
+			Arch: "amd64", SHA256: rapid.StringMatching(`[0-9a-f]{64}`).Draw(g.t, "digest"),
+			Size: rapid.Int64Range(1, fleet.MaxPackageSize).Draw(g.t, "size"), Signature: "untrusted comment",
+		}
 	case fleet.Network:
 		x = rapid.SampledFrom([]fleet.Network{fleet.NetworkNone, fleet.NetworkHost}).Draw(g.t, "network")
 	case fleet.TaskState:

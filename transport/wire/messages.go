@@ -187,6 +187,25 @@ type LogChunk struct {
 // LogEnd says that the output is complete.
 type LogEnd struct{}
 
+// Leave says that the agent's machine leaves the fleet: its tasks are to end,
+// each with its own grace period or Grace where that is shorter and not zero,
+// and then the agent is to be gone for good.
+type Leave struct{ Grace time.Duration }
+
+// Upgrade is the version that the agent is to run; the zero value takes back
+// what was asked before, where that has not begun.
+type Upgrade struct{ fleet.Upgrade }
+
+// PackageRequest opens a package stream. The answer is the file from Offset on,
+// in chunks, and the end of the stream.
+type PackageRequest struct {
+	SHA256 string // in hex
+	Offset int64
+}
+
+// PackageChunk is a piece of the file, at most MaxPackageChunk.
+type PackageChunk struct{ Data []byte }
+
 func (Hello) isMessage()           {}
 func (Welcome) isMessage()         {}
 func (Refusal) isMessage()         {}
@@ -206,3 +225,7 @@ func (LogChunk) isMessage()        {}
 func (LogEnd) isMessage()          {}
 func (KeyStored) isMessage()       {}
 func (Bundle) isMessage()          {}
+func (Leave) isMessage()           {}
+func (Upgrade) isMessage()         {}
+func (PackageRequest) isMessage()  {}
+func (PackageChunk) isMessage()    {}

@@ -51,6 +51,7 @@ type Relayed struct {
 	Readings *fleet.Readings
 	Ago      time.Duration // since the agent was last heard of; the replicas' clocks may differ
 	Answered bool          // the agent has answered an Ask
+	Leave    *Leave
 	Down     bool
 
 	// To the replica.
@@ -120,6 +121,9 @@ func relayedTo(r *Relayed) *pb.Relayed {
 	if r.Readings != nil {
 		out.Readings = readingsTo(*r.Readings)
 	}
+	if r.Leave != nil {
+		out.Leave = &pb.Leave{GraceNs: int64(r.Leave.Grace)}
+	}
 	for _, d := range r.Desired {
 		out.Desired = append(out.Desired, desiredTo(d))
 	}
@@ -162,6 +166,9 @@ func relayedFrom(r *pb.Relayed) Relayed {
 	if r.Readings != nil {
 		v := readingsFrom(r.Readings)
 		out.Readings = &v
+	}
+	if r.Leave != nil {
+		out.Leave = &Leave{Grace: time.Duration(r.Leave.GraceNs)}
 	}
 	for _, d := range r.Desired {
 		out.Desired = append(out.Desired, desiredFrom(d))
@@ -206,6 +213,9 @@ func (c *checker) relayed(r *Relayed) {
 	c.updates(r.Updates)
 	if r.Readings != nil {
 		c.readings(*r.Readings)
+	}
+	if r.Leave != nil {
+		c.notNegative("grace period", int64(r.Leave.Grace))
 	}
 	c.acks(r.Acks)
 	c.count("parts of a set", len(r.Desired), MaxParts)

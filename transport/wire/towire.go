@@ -61,6 +61,14 @@ func toWire(m Message) (*pb.Envelope, error) {
 		e.Body = &pb.Envelope_LogsRequest{LogsRequest: &pb.LogsRequest{
 			Task: string(m.Task), Follow: m.Follow, Tail: int64(m.Tail), Stdout: m.Stdout, Stderr: m.Stderr,
 		}}
+	case Leave:
+		e.Body = &pb.Envelope_Leave{Leave: &pb.Leave{GraceNs: int64(m.Grace)}}
+	case Upgrade:
+		e.Body = &pb.Envelope_Upgrade{Upgrade: upgradeTo(m.Upgrade)}
+	case PackageRequest:
+		e.Body = &pb.Envelope_PackageRequest{PackageRequest: &pb.PackageRequest{Sha256: m.SHA256, Offset: m.Offset}}
+	case PackageChunk:
+		e.Body = &pb.Envelope_PackageChunk{PackageChunk: &pb.PackageChunk{Data: m.Data}}
 	case LogChunk:
 		e.Body = &pb.Envelope_LogChunk{LogChunk: &pb.LogChunk{Stderr: m.Stderr, Data: m.Data}}
 	case Bundle:
@@ -185,6 +193,9 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 			Images: u.Images, Logs: u.Logs, Budget: u.Budget, State: text(u.State, MaxName),
 		}
 	}
+	if u := r.Upgrade; u != (fleet.UpgradeStatus{}) {
+		out.Upgrade = &pb.UpgradeStatus{Rollout: string(u.Rollout), Version: u.Version, State: u.State, Text: text(u.Text, MaxText)}
+	}
 	if len(r.GPUs) > 0 {
 		out.Gpus = make([]*pb.GPUReading, len(r.GPUs))
 		for i, g := range r.GPUs {
@@ -193,6 +204,14 @@ func readingsTo(r fleet.Readings) *pb.Readings {
 				TemperatureC: int64(g.TemperatureC), PowerMw: g.PowerMW,
 			}
 		}
+	}
+	return out
+}
+
+func upgradeTo(u fleet.Upgrade) *pb.Upgrade {
+	out := &pb.Upgrade{Rollout: string(u.Rollout), Version: u.Version}
+	for _, p := range u.Packages {
+		out.Packages = append(out.Packages, &pb.Package{Arch: p.Arch, Sha256: p.SHA256, Size: p.Size, Signature: p.Signature})
 	}
 	return out
 }

@@ -345,6 +345,14 @@ func TestInvalidMessagesAreRefusedBySender(t *testing.T) {
 		{Certificate{Chain: make([][]byte, MaxChain+1)}, "9 certificates"},
 		{LogsRequest{Task: "t1", Tail: -2}, "tail is -2"},
 		{LogChunk{Data: make([]byte, MaxLogChunk+1)}, "log bytes"},
+		{Leave{Grace: -1}, "grace period is -1"},
+		{Relay{[]Relayed{{Leave: &Leave{Grace: -1}}}}, "grace period is -1"},
+		{Upgrade{fleet.Upgrade{Rollout: "a b"}}, "rollout"},
+		{Upgrade{fleet.Upgrade{Packages: make([]fleet.Package, fleet.MaxPackages+1)}}, "9 packages"},
+		{Upgrade{fleet.Upgrade{Packages: []fleet.Package{{Arch: "amd64", SHA256: "0A"}}}}, "no SHA-256"},
+		{PackageRequest{Offset: -1}, "offset is -1"},
+		{PackageChunk{Data: make([]byte, MaxPackageChunk+1)}, "package bytes"},
+		{Readings{fleet.Readings{Upgrade: fleet.UpgradeStatus{State: strings.Repeat("x", MaxName+1)}}}, "state of the upgrade"},
 		{&LogEnd{}, "*wire.LogEnd is not sent by value"},
 	} {
 		if _, err := Append(nil, tc.m); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tc.want) {

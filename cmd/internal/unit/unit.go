@@ -6,7 +6,7 @@
 //	}
 //	err := unit.Give(state)                     // for what root has to write itself
 //	if unit.Installed("tender-agent.service") {
-//		err := unit.Start(ctx, "tender-agent.service")
+//		err := unit.Start(ctx, "tender-agent.service") // Stop, to end it
 //	}
 package unit
 
@@ -108,13 +108,22 @@ func Installed(name string) bool {
 	return false
 }
 
-// Start enables the unit and has it started; it does not wait for that.
+// Start enables the unit, has it started and waits until it is ready: what a
+// person types next needs it.
 func Start(ctx context.Context, name string) error {
-	for _, args := range [][]string{{"enable", "--quiet", name}, {"reset-failed", name}, {"start", "--no-block", name}} {
+	for _, args := range [][]string{{"enable", "--quiet", name}, {"reset-failed", name}, {"start", name}} {
 		out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
 		if err != nil && args[0] == "start" {
 			return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 		}
+	}
+	return nil
+}
+
+// Stop ends the unit and waits until it has.
+func Stop(ctx context.Context, name string) error {
+	if out, err := exec.CommandContext(ctx, "systemctl", "stop", name).CombinedOutput(); err != nil {
+		return fmt.Errorf("systemctl stop %s: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -17,8 +18,8 @@ func haltCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "halt", Short: "End all tasks of this machine", Args: cobra.NoArgs,
 		Long: "End all tasks of this machine: each gets TERM, and KILL when its grace period is\n" +
-			"over. The agent reports how they ended, when it runs again. To give the machine\n" +
-			"back in order, use 'tender agent drain' instead.",
+			"over. The agent reports how they ended, when it runs again. To take the machine\n" +
+			"out of its fleet, use 'tender-agent leave' instead.",
 		Example: "  systemctl stop tender-agent && tender-agent halt --grace 30s",
 	}
 	load := settings.Bind(cmd, true)
@@ -36,14 +37,7 @@ func haltCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		exe, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("find own program: %w", err)
-		}
-		x, err := containerd.New(containerd.Config{
-			Address: v.GetString("containerd"), Namespace: v.GetString("namespace"), Snapshotter: v.GetString("snapshotter"),
-			LogDir: filepath.Join(v.GetString("state"), "logs"), LogBinary: []string{exe, logCommand}, Log: log,
-		})
+		x, err := openExecutor(v, log)
 		if err != nil {
 			return err
 		}
@@ -53,4 +47,16 @@ func haltCommand() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// openExecutor is the machine's containers without an agent.
+func openExecutor(s *conf.Settings, log *slog.Logger) (*containerd.Executor, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own program: %w", err)
+	}
+	return containerd.New(containerd.Config{
+		Address: s.GetString("containerd"), Namespace: s.GetString("namespace"), Snapshotter: s.GetString("snapshotter"),
+		LogDir: filepath.Join(s.GetString("state"), "logs"), LogBinary: []string{exe, logCommand}, Log: log,
+	})
 }

@@ -17,9 +17,12 @@ import (
 
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/containerd"
+	"github.com/tenderfleet/tender/agent/gate"
+	"github.com/tenderfleet/tender/agent/install"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/unit"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/gpu/isolate"
@@ -48,7 +51,11 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.String("link-quiet-hours", "", "hours of the day, this machine's time, in which only states and kills travel, such as 06:00-22:00")
 	f.Duration("link-readings-every", linkpolicy.ReadingsEvery, "how often readings are looked at, and sent if they have changed")
 	f.Duration("link-keepalive", linkpolicy.Default, "longest time between two signs of life, 15s to 60s; a lost agent is noticed 5s after it, 30s at the least")
-	_ = f.MarkHidden("any-gpu-node")
+	f.Duration("gate-steady", gate.DefaultSteady, "how long all must be well before a new version may stay (for tests)")
+	f.Duration("gate-patience", gate.DefaultPatience, "how long something may be wrong before a new version must go (for tests)")
+	for _, name := range []string{"any-gpu-node", "gate-steady", "gate-patience"} {
+		_ = f.MarkHidden(name)
+	}
 	addClockFlag(f)
 }
 
@@ -120,6 +127,9 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
 		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
 		Now: clock(v.GetDuration(clockFlag)),
+	}
+	if unit.Installed(installUnit) {
+		cfg.Upgrades = &agent.Upgrades{Keys: install.KeysFile, Dir: install.Dir}
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenderfleet/tender/agent"
+	"github.com/tenderfleet/tender/agent/gate"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/notify"
 )
@@ -28,12 +29,14 @@ func runCommand() *cobra.Command {
 		Example: "  tender-agent run\n  tender-agent run --state /srv/tender --offer-cpus 6 --offer-mem 12288",
 	}
 	load := settings.Bind(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		t := newTrial(parseStart(os.Getenv("AGENT_START")))
+		defer func() { t.end(err) }()
 		s, broken, err := load.LoadOrLast()
 		if err != nil {
 			return err
 		}
-		l := &live{load: load.Load, begun: s, notify: notify.Open(os.Getenv), offers: make(chan agent.Offer, 1)}
+		l := &live{trial: t, load: load.Load, begun: s, notify: notify.Open(os.Getenv), offers: make(chan agent.Offer, 1)}
 		l.log = conf.LeveledLogger(cmd.ErrOrStderr(), &l.level)
 		if err := l.setLevel(s); err != nil {
 			return err
@@ -41,6 +44,7 @@ func runCommand() *cobra.Command {
 		if broken != nil {
 			l.complain(broken)
 		}
+		t.begin(gate.Limits{Steady: s.GetDuration("gate-steady"), Patience: s.GetDuration("gate-patience")}, l.log)
 		cfg, closeAll, err := runConfig(s, l.log)
 		if err != nil {
 			return err
@@ -48,9 +52,17 @@ func runCommand() *cobra.Command {
 		if broken == nil {
 			l.keep(s)
 		}
-		cfg.Turn, cfg.Offers, cfg.Settings = supervised(l.notify), l.offers, l.trouble
+		cfg.Turn, cfg.Offers, cfg.Settings = l.supervised(), l.offers, l.trouble
+		cfg.Watch, cfg.Upgrade = t.watch, t.upgrade
+		if cfg.Upgrades != nil {
+			cfg.Upgrades.Again = t.again
+		}
 		err = l.run(cmd.Context(), cfg)
 		l.notify.Stopping()
+		if errors.Is(err, agent.ErrLeft) {
+			l.log.Info("this machine has left the fleet; to have it join one: tender-agent join LINE")
+			err = nil
+		}
 		return errors.Join(err, closeAll())
 	}
 	return cmd
@@ -58,6 +70,7 @@ func runCommand() *cobra.Command {
 
 // live are the settings of a running agent.
 type live struct {
+	trial  *trial
 	load   func() (*conf.Settings, error)
 	begun  *conf.Settings // those that it was started with
 	level  slog.LevelVar
@@ -67,7 +80,8 @@ type live struct {
 	broken atomic.Pointer[string]
 }
 
-// run is agent.Run, with the settings read anew at each HUP.
+// run is agent.Run, with the settings read anew at each HUP, until ctx ends or
+// this version has failed on trial.
 func (l *live) run(ctx context.Context, cfg agent.Config) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -84,10 +98,16 @@ func (l *live) run(ctx context.Context, cfg agent.Config) error {
 			}
 		}
 	})
+	var failed error
+	wg.Go(func() {
+		if failed = l.trial.run(ctx); failed != nil {
+			cancel()
+		}
+	})
 	err := agent.Run(ctx, cfg)
 	cancel()
 	wg.Wait()
-	return err
+	return errors.Join(failed, err)
 }
 
 // applied are the settings that a running agent takes over.
@@ -163,10 +183,11 @@ func (l *live) keep(s *conf.Settings) {
 
 // supervised tells the service manager how the agent fares. The agent is ready
 // when its loop turns: a site without an uplink must not fail its unit.
-func supervised(n *notify.Notifier) func(agent.Sign) {
+func (l *live) supervised() func(agent.Sign) {
 	var once sync.Once
+	n := l.notify
 	return func(s agent.Sign) {
-		n.Status(signText(s))
+		n.Status(signText(s) + l.trial.text())
 		once.Do(n.Ready)
 		n.Alive()
 	}

@@ -76,8 +76,10 @@ func gpus(t client.Task) string {
 
 func (a *app) taskCommand() *cobra.Command {
 	return group(&cobra.Command{
-		Use:     "task",
-		Short:   "Show, stop or read one task",
+		Use:   "task",
+		Short: "Show, stop or read one task",
+		Long: "Show, stop or read one task, by its id or by what that begins with, if it is the only\n" +
+			"such task or the only one that has not ended.",
 		Example: "  tender task show train-1\n  tender task logs -f train-1",
 	}, a.taskShow(), a.taskStop(), a.taskLogs())
 }
@@ -89,7 +91,7 @@ func (a *app) taskShow() *cobra.Command {
 		Example: "  tender task show train-1",
 		Args:    arity(1, 1, "TASK"),
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			t, err := c.Task(ctx, args[0])
+			t, err := byName(ctx, c, args[0], func(id string) (client.Task, error) { return c.Task(ctx, id) })
 			if err != nil {
 				return err
 			}
@@ -180,7 +182,7 @@ its agent has stopped it; one that waits to be placed ends at once.`,
 		tasks := []client.Task{}
 		var failed error // the others are stopped all the same
 		for _, id := range args {
-			t, err := c.StopTask(ctx, id, in)
+			t, err := byName(ctx, c, id, func(id string) (client.Task, error) { return c.StopTask(ctx, id, in) })
 			if err != nil {
 				failed = cmp.Or(failed, err)
 				continue
@@ -217,7 +219,11 @@ that agent is connected. The order of lines of different streams is not known.`,
 		if !o.Stdout && !o.Stderr {
 			o.Stdout, o.Stderr = true, true
 		}
-		l := &logReader{app: a, c: c, id: args[0], options: o}
+		t, err := byName(ctx, c, args[0], func(id string) (client.Task, error) { return c.Task(ctx, id) })
+		if err != nil {
+			return err
+		}
+		l := &logReader{app: a, c: c, id: t.ID, options: o}
 		if !o.Follow {
 			return l.once(ctx)
 		}

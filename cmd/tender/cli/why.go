@@ -27,20 +27,25 @@ handle, its own constraints, quota. A task goes before a framework of its name.`
 		Args:    arity(1, 1, "TASK or FRAMEWORK"),
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
 			y, err := c.Why(ctx, args[0])
-			if !unknown(err) {
-				if err != nil {
+			if unknown(err) {
+				f, err := c.WhyFramework(ctx, args[0])
+				if err == nil {
+					return a.printOutlook(f)
+				}
+				if !unknown(err) {
 					return err
 				}
-				return a.printWhy(y)
 			}
-			f, err := c.WhyFramework(ctx, args[0])
+			if unknown(err) {
+				y, err = byName(ctx, c, args[0], func(id string) (client.Why, error) { return c.Why(ctx, id) })
+			}
 			if unknown(err) {
 				return hint("list them with: tender ps --all, tender framework list", "there is no task or framework %q", args[0])
 			}
 			if err != nil {
 				return err
 			}
-			return a.printOutlook(f)
+			return a.printWhy(y)
 		}),
 	}
 }

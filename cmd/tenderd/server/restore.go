@@ -95,7 +95,11 @@ func restore(ctx context.Context, cmd *cobra.Command, from string, o controlplan
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s with the state of %s\n", o.ID, h.TrustDomain, o.DataDir, h.Time.UTC().Format("2006-01-02T15:04:05Z"))
-	fmt.Fprintf(cmd.ErrOrStderr(), restoreNext, done.Unsettled, done.Lost)
+	serve := "      tenderd run                          serves\n"
+	if foreign && unit.Installed(service) {
+		serve = ""
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), restoreNext, done.Unsettled, done.Lost, serve)
 	if foreign {
 		return start(cmd)
 	}
@@ -105,8 +109,8 @@ func restore(ctx context.Context, cmd *cobra.Command, from string, o controlplan
 const restoreNext = `
 %d agents are to be settled once they are back, %d tasks that waited are lost.
 
-next: tenderd run                          serves
-      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
+next:
+%s      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
       tender agents                        shows which agents are back
       tender agent settle AGENT            ends what an agent runs beyond the snapshot, and gives it work
 `

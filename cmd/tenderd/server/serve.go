@@ -74,8 +74,8 @@ func (l *live) complain(err error) {
 	l.log.Error("the settings are broken; tenderd config check tells more", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-// serve runs a replica under a service manager.
-func (l *live) serve(ctx context.Context, cfg controlplane.Config) error {
+// serve runs a replica under a service manager, and serveFiles beside it.
+func (l *live) serve(ctx context.Context, serveFiles func(context.Context), cfg controlplane.Config) error {
 	n := l.notify
 	cfg.Ready = n.Ready
 	checkBuffers(l.log)
@@ -86,6 +86,7 @@ func (l *live) serve(ctx context.Context, cfg controlplane.Config) error {
 	watchCtx, stop := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error { watch(watchCtx, r, n, cfg.Log); return nil })
+	g.Go(func() error { serveFiles(watchCtx); return nil })
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

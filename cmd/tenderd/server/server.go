@@ -116,7 +116,7 @@ func initCommand() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "replica %s of %s is ready in %s\nroot certificate %s\n", o.ID, o.TrustDomain, o.DataDir, made.Pin)
-		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir)
+		fmt.Fprintf(cmd.ErrOrStderr(), initNext, made.RootKeyFile, made.PassphraseFile, made.OperatorDir, byHand("      tenderd run                          serves; tender then works on this machine\n"))
 		fmt.Fprint(cmd.ErrOrStderr(), firewall(o.Addr))
 		return nil
 	}
@@ -144,10 +144,18 @@ The root key is encrypted in %s, its passphrase is in
 have joined, move both files to a safe place off this machine.
 An operator's credential for the tender command is in %s.
 
-next: tenderd run                          serves; tender then works on this machine
-      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
+next:
+%s      tender token create --kind replica   prints the line for 'tenderd join' on the other servers
       tender token create --site SITE      prints the line for 'tender-agent join' on a machine
 `
+
+// byHand is text where no unit is going to run the replica.
+func byHand(text string) string {
+	if os.Geteuid() != 0 && unit.Installed(service) {
+		return ""
+	}
+	return text
+}
 
 func joinCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -193,7 +201,7 @@ func joinCommand() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "joined %s as replica %s\n", line.TrustDomain, got)
-		fmt.Fprintln(cmd.ErrOrStderr(), "next: tenderd run; this replica becomes a voter as soon as it answers")
+		fmt.Fprint(cmd.ErrOrStderr(), byHand("next: tenderd run; this replica becomes a voter as soon as it answers\n"))
 		return nil
 	}
 	return cmd
@@ -232,6 +240,8 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.Duration("offer-timeout", 30*time.Second, "how long a scheduler may leave an offer unanswered")
 	f.Bool("show-gpu-agents", false, "offer agents with GPUs to frameworks without GPU_RESOURCES, too; they may fill them with other work")
 	f.StringSlice("unshared", nil, "name of a resource that does not count in the shares of roles, such as gpus; may be repeated")
+	f.String("repo", "", "directory of an apt repository, as 'make repo' makes it, to serve to machines that reach no other; empty for none")
+	f.String("repo-listen", ":7480", "address where the repository is served, by plain HTTP: what is in it is signed")
 	f.String("raft-timing", "default", "Raft's time-outs: lan (a dead leader is replaced in half a second), default (in one) or wan (in four); the same on all replicas")
 	f.Int("raft-patience", 1, "multiplies Raft's time-outs, for slow disks and busy machines; a dead leader is then noticed later")
 	f.Duration("agent-cert-life", 7*24*time.Hour, "how long agents' certificates hold (for tests of their renewal)")
@@ -258,7 +268,8 @@ func runCommand() *cobra.Command {
 		if err != nil {
 			return err // the check has missed it
 		}
-		return coded(l.serve(cmd.Context(), controlplane.Config{
+		serveFiles := func(ctx context.Context) { serveRepo(ctx, v.GetString("repo"), v.GetString("repo-listen"), l.log) }
+		return coded(l.serve(cmd.Context(), serveFiles, controlplane.Config{
 			Timing:  timing,
 			DataDir: v.GetString("data"), Listen: v.GetString("listen"), Socket: v.GetString("socket"), Log: l.log, Version: version.Get().Version,
 			AgentCertLife: v.GetDuration("agent-cert-life"), Patience: v.GetInt("raft-patience"),

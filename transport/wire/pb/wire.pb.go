@@ -249,6 +249,10 @@ type Envelope struct {
 	//	*Envelope_Through
 	//	*Envelope_Beat
 	//	*Envelope_Observed
+	//	*Envelope_Leave
+	//	*Envelope_Upgrade
+	//	*Envelope_PackageRequest
+	//	*Envelope_PackageChunk
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// Fills a heartbeat up; ignored by the receiver.
 	Pad           []byte `protobuf:"bytes,31,opt,name=pad,proto3" json:"pad,omitempty"`
@@ -518,6 +522,42 @@ func (x *Envelope) GetObserved() *Observed {
 	return nil
 }
 
+func (x *Envelope) GetLeave() *Leave {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Leave); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetUpgrade() *Upgrade {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_Upgrade); ok {
+			return x.Upgrade
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetPackageRequest() *PackageRequest {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_PackageRequest); ok {
+			return x.PackageRequest
+		}
+	}
+	return nil
+}
+
+func (x *Envelope) GetPackageChunk() *PackageChunk {
+	if x != nil {
+		if x, ok := x.Body.(*Envelope_PackageChunk); ok {
+			return x.PackageChunk
+		}
+	}
+	return nil
+}
+
 func (x *Envelope) GetPad() []byte {
 	if x != nil {
 		return x.Pad
@@ -629,6 +669,22 @@ type Envelope_Observed struct {
 	Observed *Observed `protobuf:"bytes,41,opt,name=observed,proto3,oneof"`
 }
 
+type Envelope_Leave struct {
+	Leave *Leave `protobuf:"bytes,50,opt,name=leave,proto3,oneof"`
+}
+
+type Envelope_Upgrade struct {
+	Upgrade *Upgrade `protobuf:"bytes,51,opt,name=upgrade,proto3,oneof"`
+}
+
+type Envelope_PackageRequest struct {
+	PackageRequest *PackageRequest `protobuf:"bytes,52,opt,name=package_request,json=packageRequest,proto3,oneof"`
+}
+
+type Envelope_PackageChunk struct {
+	PackageChunk *PackageChunk `protobuf:"bytes,53,opt,name=package_chunk,json=packageChunk,proto3,oneof"`
+}
+
 func (*Envelope_Hello) isEnvelope_Body() {}
 
 func (*Envelope_Welcome) isEnvelope_Body() {}
@@ -678,6 +734,14 @@ func (*Envelope_Through) isEnvelope_Body() {}
 func (*Envelope_Beat) isEnvelope_Body() {}
 
 func (*Envelope_Observed) isEnvelope_Body() {}
+
+func (*Envelope_Leave) isEnvelope_Body() {}
+
+func (*Envelope_Upgrade) isEnvelope_Body() {}
+
+func (*Envelope_PackageRequest) isEnvelope_Body() {}
+
+func (*Envelope_PackageChunk) isEnvelope_Body() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2842,6 +2906,7 @@ type Readings struct {
 	ClockOffNs    int64                  `protobuf:"zigzag64,25,opt,name=clock_off_ns,json=clockOffNs,proto3" json:"clock_off_ns,omitempty"`
 	BundleVersion uint64                 `protobuf:"varint,26,opt,name=bundle_version,json=bundleVersion,proto3" json:"bundle_version,omitempty"`
 	Settings      string                 `protobuf:"bytes,30,opt,name=settings,proto3" json:"settings,omitempty"` // what is wrong with the agent's settings
+	Upgrade       *UpgradeStatus         `protobuf:"bytes,40,opt,name=upgrade,proto3" json:"upgrade,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2960,6 +3025,81 @@ func (x *Readings) GetSettings() string {
 	return ""
 }
 
+func (x *Readings) GetUpgrade() *UpgradeStatus {
+	if x != nil {
+		return x.Upgrade
+	}
+	return nil
+}
+
+type UpgradeStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rollout       string                 `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeStatus) Reset() {
+	*x = UpgradeStatus{}
+	mi := &file_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeStatus) ProtoMessage() {}
+
+func (x *UpgradeStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeStatus.ProtoReflect.Descriptor instead.
+func (*UpgradeStatus) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *UpgradeStatus) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+func (x *UpgradeStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *UpgradeStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *UpgradeStatus) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // LinkUse is in bytes.
 type LinkUse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2977,7 +3117,7 @@ type LinkUse struct {
 
 func (x *LinkUse) Reset() {
 	*x = LinkUse{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3129,7 @@ func (x *LinkUse) String() string {
 func (*LinkUse) ProtoMessage() {}
 
 func (x *LinkUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3142,7 @@ func (x *LinkUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkUse.ProtoReflect.Descriptor instead.
 func (*LinkUse) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LinkUse) GetMonth() string {
@@ -3074,7 +3214,7 @@ type GPUReading struct {
 
 func (x *GPUReading) Reset() {
 	*x = GPUReading{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3226,7 @@ func (x *GPUReading) String() string {
 func (*GPUReading) ProtoMessage() {}
 
 func (x *GPUReading) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3239,7 @@ func (x *GPUReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUReading.ProtoReflect.Descriptor instead.
 func (*GPUReading) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GPUReading) GetUuid() string {
@@ -3147,7 +3287,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3299,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3312,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Goaway) GetText() string {
@@ -3200,7 +3340,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3352,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[33]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3365,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -3260,7 +3400,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3272,7 +3412,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[34]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3285,7 +3425,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -3320,7 +3460,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3332,7 +3472,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[35]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3345,7 +3485,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Bundle) GetVersion() uint64 {
@@ -3377,7 +3517,7 @@ type KeyStored struct {
 
 func (x *KeyStored) Reset() {
 	*x = KeyStored{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3529,7 @@ func (x *KeyStored) String() string {
 func (*KeyStored) ProtoMessage() {}
 
 func (x *KeyStored) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3542,7 @@ func (x *KeyStored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStored.ProtoReflect.Descriptor instead.
 func (*KeyStored) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{37}
 }
 
 type LogsRequest struct {
@@ -3418,7 +3558,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3570,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[37]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3583,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogsRequest) GetTask() string {
@@ -3491,7 +3631,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3643,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[38]
+	mi := &file_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3656,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogChunk) GetStderr() bool {
@@ -3541,7 +3681,7 @@ type LogEnd struct {
 
 func (x *LogEnd) Reset() {
 	*x = LogEnd{}
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3693,7 @@ func (x *LogEnd) String() string {
 func (*LogEnd) ProtoMessage() {}
 
 func (x *LogEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[39]
+	mi := &file_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3706,276 @@ func (x *LogEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEnd.ProtoReflect.Descriptor instead.
 func (*LogEnd) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_proto_rawDescGZIP(), []int{40}
+}
+
+type Leave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GraceNs       int64                  `protobuf:"varint,1,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leave) Reset() {
+	*x = Leave{}
+	mi := &file_wire_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leave) ProtoMessage() {}
+
+func (x *Leave) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leave.ProtoReflect.Descriptor instead.
+func (*Leave) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Leave) GetGraceNs() int64 {
+	if x != nil {
+		return x.GraceNs
+	}
+	return 0
+}
+
+// Upgrade without a rollout asks for nothing, or for what was asked no more.
+type Upgrade struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rollout       string                 `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Packages      []*Package             `protobuf:"bytes,3,rep,name=packages,proto3" json:"packages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upgrade) Reset() {
+	*x = Upgrade{}
+	mi := &file_wire_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upgrade) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upgrade) ProtoMessage() {}
+
+func (x *Upgrade) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
+func (*Upgrade) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Upgrade) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+func (x *Upgrade) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Upgrade) GetPackages() []*Package {
+	if x != nil {
+		return x.Packages
+	}
+	return nil
+}
+
+type Package struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Arch          string                 `protobuf:"bytes,1,opt,name=arch,proto3" json:"arch,omitempty"`
+	Sha256        string                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"` // in hex
+	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Signature     string                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Package) Reset() {
+	*x = Package{}
+	mi := &file_wire_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Package) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Package) ProtoMessage() {}
+
+func (x *Package) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Package.ProtoReflect.Descriptor instead.
+func (*Package) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Package) GetArch() string {
+	if x != nil {
+		return x.Arch
+	}
+	return ""
+}
+
+func (x *Package) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Package) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Package) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
+type PackageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sha256        string                 `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"` // in hex
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackageRequest) Reset() {
+	*x = PackageRequest{}
+	mi := &file_wire_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackageRequest) ProtoMessage() {}
+
+func (x *PackageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackageRequest.ProtoReflect.Descriptor instead.
+func (*PackageRequest) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *PackageRequest) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *PackageRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type PackageChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackageChunk) Reset() {
+	*x = PackageChunk{}
+	mi := &file_wire_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackageChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackageChunk) ProtoMessage() {}
+
+func (x *PackageChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackageChunk.ProtoReflect.Descriptor instead.
+func (*PackageChunk) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *PackageChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
 }
 
 type Led struct {
@@ -3578,7 +3987,7 @@ type Led struct {
 
 func (x *Led) Reset() {
 	*x = Led{}
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3999,7 @@ func (x *Led) String() string {
 func (*Led) ProtoMessage() {}
 
 func (x *Led) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[40]
+	mi := &file_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +4012,7 @@ func (x *Led) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Led.ProtoReflect.Descriptor instead.
 func (*Led) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Led) GetTerm() uint64 {
@@ -3621,7 +4030,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3633,7 +4042,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[41]
+	mi := &file_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3646,7 +4055,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_proto_rawDescGZIP(), []int{47}
 }
 
 type RelayHello struct {
@@ -3659,7 +4068,7 @@ type RelayHello struct {
 
 func (x *RelayHello) Reset() {
 	*x = RelayHello{}
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +4080,7 @@ func (x *RelayHello) String() string {
 func (*RelayHello) ProtoMessage() {}
 
 func (x *RelayHello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[42]
+	mi := &file_wire_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +4093,7 @@ func (x *RelayHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayHello.ProtoReflect.Descriptor instead.
 func (*RelayHello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RelayHello) GetCapability() int64 {
@@ -3712,7 +4121,7 @@ type RelayWelcome struct {
 
 func (x *RelayWelcome) Reset() {
 	*x = RelayWelcome{}
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +4133,7 @@ func (x *RelayWelcome) String() string {
 func (*RelayWelcome) ProtoMessage() {}
 
 func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[43]
+	mi := &file_wire_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +4146,7 @@ func (x *RelayWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayWelcome.ProtoReflect.Descriptor instead.
 func (*RelayWelcome) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RelayWelcome) GetCapability() int64 {
@@ -3770,7 +4179,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4191,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[44]
+	mi := &file_wire_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4204,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Relay) GetItems() []*Relayed {
@@ -3822,13 +4231,14 @@ type Relayed struct {
 	Close         *SessionClose          `protobuf:"bytes,12,opt,name=close,proto3" json:"close,omitempty"`
 	Ask           bool                   `protobuf:"varint,13,opt,name=ask,proto3" json:"ask,omitempty"`
 	Resync        bool                   `protobuf:"varint,14,opt,name=resync,proto3" json:"resync,omitempty"`
+	Leave         *Leave                 `protobuf:"bytes,15,opt,name=leave,proto3" json:"leave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Relayed) Reset() {
 	*x = Relayed{}
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3840,7 +4250,7 @@ func (x *Relayed) String() string {
 func (*Relayed) ProtoMessage() {}
 
 func (x *Relayed) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[45]
+	mi := &file_wire_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3853,7 +4263,7 @@ func (x *Relayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relayed.ProtoReflect.Descriptor instead.
 func (*Relayed) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{45}
+	return file_wire_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Relayed) GetSession() uint64 {
@@ -3954,6 +4364,13 @@ func (x *Relayed) GetResync() bool {
 	return false
 }
 
+func (x *Relayed) GetLeave() *Leave {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
+}
+
 type SessionUp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,25,opt,name=key,proto3" json:"key,omitempty"`
@@ -3971,7 +4388,7 @@ type SessionUp struct {
 
 func (x *SessionUp) Reset() {
 	*x = SessionUp{}
-	mi := &file_wire_proto_msgTypes[46]
+	mi := &file_wire_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3983,7 +4400,7 @@ func (x *SessionUp) String() string {
 func (*SessionUp) ProtoMessage() {}
 
 func (x *SessionUp) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[46]
+	mi := &file_wire_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3996,7 +4413,7 @@ func (x *SessionUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUp.ProtoReflect.Descriptor instead.
 func (*SessionUp) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{46}
+	return file_wire_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SessionUp) GetKey() string {
@@ -4072,7 +4489,7 @@ type SessionClose struct {
 
 func (x *SessionClose) Reset() {
 	*x = SessionClose{}
-	mi := &file_wire_proto_msgTypes[47]
+	mi := &file_wire_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4084,7 +4501,7 @@ func (x *SessionClose) String() string {
 func (*SessionClose) ProtoMessage() {}
 
 func (x *SessionClose) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[47]
+	mi := &file_wire_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4097,7 +4514,7 @@ func (x *SessionClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClose.ProtoReflect.Descriptor instead.
 func (*SessionClose) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{47}
+	return file_wire_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SessionClose) GetCode() int64 {
@@ -4123,7 +4540,7 @@ type Through struct {
 
 func (x *Through) Reset() {
 	*x = Through{}
-	mi := &file_wire_proto_msgTypes[48]
+	mi := &file_wire_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4135,7 +4552,7 @@ func (x *Through) String() string {
 func (*Through) ProtoMessage() {}
 
 func (x *Through) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[48]
+	mi := &file_wire_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4148,7 +4565,7 @@ func (x *Through) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Through.ProtoReflect.Descriptor instead.
 func (*Through) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{48}
+	return file_wire_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Through) GetSession() uint64 {
@@ -4163,8 +4580,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\vtender.wire\"\x93\n" +
-	"\n" +
+	"wire.proto\x12\vtender.wire\"\xfb\v\n" +
 	"\bEnvelope\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.tender.wire.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.tender.wire.WelcomeH\x00R\awelcome\x120\n" +
@@ -4193,7 +4609,11 @@ const file_wire_proto_rawDesc = "" +
 	"\rrelay_welcome\x18$ \x01(\v2\x19.tender.wire.RelayWelcomeH\x00R\frelayWelcome\x120\n" +
 	"\athrough\x18% \x01(\v2\x14.tender.wire.ThroughH\x00R\athrough\x12'\n" +
 	"\x04beat\x18( \x01(\v2\x11.tender.wire.BeatH\x00R\x04beat\x123\n" +
-	"\bobserved\x18) \x01(\v2\x15.tender.wire.ObservedH\x00R\bobserved\x12\x10\n" +
+	"\bobserved\x18) \x01(\v2\x15.tender.wire.ObservedH\x00R\bobserved\x12*\n" +
+	"\x05leave\x182 \x01(\v2\x12.tender.wire.LeaveH\x00R\x05leave\x120\n" +
+	"\aupgrade\x183 \x01(\v2\x14.tender.wire.UpgradeH\x00R\aupgrade\x12F\n" +
+	"\x0fpackage_request\x184 \x01(\v2\x1b.tender.wire.PackageRequestH\x00R\x0epackageRequest\x12@\n" +
+	"\rpackage_chunk\x185 \x01(\v2\x19.tender.wire.PackageChunkH\x00R\fpackageChunk\x12\x10\n" +
 	"\x03pad\x18\x1f \x01(\fR\x03padB\x06\n" +
 	"\x04body\"\xc9\x02\n" +
 	"\x05Hello\x12\x1e\n" +
@@ -4401,7 +4821,7 @@ const file_wire_proto_rawDesc = "" +
 	"\aprofile\x18\b \x01(\tR\aprofile\x12+\n" +
 	"\x06health\x18\t \x01(\x0e2\x13.tender.wire.HealthR\x06health\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\x8c\x03\n" +
+	" \x01(\tR\x06reason\"\xc2\x03\n" +
 	"\bReadings\x12\x17\n" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x1f\n" +
 	"\vcpu_percent\x18\x02 \x01(\x12R\n" +
@@ -4417,7 +4837,13 @@ const file_wire_proto_rawDesc = "" +
 	"\fclock_off_ns\x18\x19 \x01(\x12R\n" +
 	"clockOffNs\x12%\n" +
 	"\x0ebundle_version\x18\x1a \x01(\x04R\rbundleVersion\x12\x1a\n" +
-	"\bsettings\x18\x1e \x01(\tR\bsettings\"\xcd\x01\n" +
+	"\bsettings\x18\x1e \x01(\tR\bsettings\x124\n" +
+	"\aupgrade\x18( \x01(\v2\x1a.tender.wire.UpgradeStatusR\aupgrade\"m\n" +
+	"\rUpgradeStatus\x12\x18\n" +
+	"\arollout\x18\x01 \x01(\tR\arollout\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"\xcd\x01\n" +
 	"\aLinkUse\x12\x14\n" +
 	"\x05month\x18\x01 \x01(\tR\x05month\x12\x1c\n" +
 	"\tkeepalive\x18\x02 \x01(\x03R\tkeepalive\x12\x1a\n" +
@@ -4459,7 +4885,23 @@ const file_wire_proto_rawDesc = "" +
 	"\bLogChunk\x12\x16\n" +
 	"\x06stderr\x18\x01 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\b\n" +
-	"\x06LogEnd\"\x19\n" +
+	"\x06LogEnd\"\"\n" +
+	"\x05Leave\x12\x19\n" +
+	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\"o\n" +
+	"\aUpgrade\x12\x18\n" +
+	"\arollout\x18\x01 \x01(\tR\arollout\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x120\n" +
+	"\bpackages\x18\x03 \x03(\v2\x14.tender.wire.PackageR\bpackages\"g\n" +
+	"\aPackage\x12\x12\n" +
+	"\x04arch\x18\x01 \x01(\tR\x04arch\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\tR\tsignature\"@\n" +
+	"\x0ePackageRequest\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\"\n" +
+	"\fPackageChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x19\n" +
 	"\x03Led\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\"\x05\n" +
 	"\x03Ask\"F\n" +
@@ -4476,7 +4918,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\treset_key\x18\x03 \x01(\fR\bresetKey\"3\n" +
 	"\x05Relay\x12*\n" +
-	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\x85\x04\n" +
+	"\x05items\x18\x01 \x03(\v2\x14.tender.wire.RelayedR\x05items\"\xaf\x04\n" +
 	"\aRelayed\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12&\n" +
 	"\x02up\x18\x02 \x01(\v2\x16.tender.wire.SessionUpR\x02up\x121\n" +
@@ -4492,7 +4934,8 @@ const file_wire_proto_rawDesc = "" +
 	"\adesired\x18\v \x03(\v2\x14.tender.wire.DesiredR\adesired\x12/\n" +
 	"\x05close\x18\f \x01(\v2\x19.tender.wire.SessionCloseR\x05close\x12\x10\n" +
 	"\x03ask\x18\r \x01(\bR\x03ask\x12\x16\n" +
-	"\x06resync\x18\x0e \x01(\bR\x06resync\"\xdf\x01\n" +
+	"\x06resync\x18\x0e \x01(\bR\x06resync\x12(\n" +
+	"\x05leave\x18\x0f \x01(\v2\x12.tender.wire.LeaveR\x05leave\"\xdf\x01\n" +
 	"\tSessionUp\x12\x10\n" +
 	"\x03key\x18\x19 \x01(\tR\x03key\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1a\n" +
@@ -4551,63 +4994,69 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_wire_proto_goTypes = []any{
-	(TaskHealth)(0),      // 0: tender.wire.TaskHealth
-	(TaskState)(0),       // 1: tender.wire.TaskState
-	(Health)(0),          // 2: tender.wire.Health
-	(*Envelope)(nil),     // 3: tender.wire.Envelope
-	(*Hello)(nil),        // 4: tender.wire.Hello
-	(*Beat)(nil),         // 5: tender.wire.Beat
-	(*Observed)(nil),     // 6: tender.wire.Observed
-	(*Welcome)(nil),      // 7: tender.wire.Welcome
-	(*Refusal)(nil),      // 8: tender.wire.Refusal
-	(*Pull)(nil),         // 9: tender.wire.Pull
-	(*Desired)(nil),      // 10: tender.wire.Desired
-	(*Assignment)(nil),   // 11: tender.wire.Assignment
-	(*TaskSpec)(nil),     // 12: tender.wire.TaskSpec
-	(*Restart)(nil),      // 13: tender.wire.Restart
-	(*Disconnect)(nil),   // 14: tender.wire.Disconnect
-	(*Check)(nil),        // 15: tender.wire.Check
-	(*Limits)(nil),       // 16: tender.wire.Limits
-	(*Resources)(nil),    // 17: tender.wire.Resources
-	(*Flat)(nil),         // 18: tender.wire.Flat
-	(*PortRange)(nil),    // 19: tender.wire.PortRange
-	(*Amount)(nil),       // 20: tender.wire.Amount
-	(*Part)(nil),         // 21: tender.wire.Part
-	(*Reservation)(nil),  // 22: tender.wire.Reservation
-	(*Label)(nil),        // 23: tender.wire.Label
-	(*Report)(nil),       // 24: tender.wire.Report
-	(*StatusUpdate)(nil), // 25: tender.wire.StatusUpdate
-	(*Status)(nil),       // 26: tender.wire.Status
-	(*CheckResult)(nil),  // 27: tender.wire.CheckResult
-	(*Acks)(nil),         // 28: tender.wire.Acks
-	(*Ack)(nil),          // 29: tender.wire.Ack
-	(*Capacity)(nil),     // 30: tender.wire.Capacity
-	(*Device)(nil),       // 31: tender.wire.Device
-	(*Readings)(nil),     // 32: tender.wire.Readings
-	(*LinkUse)(nil),      // 33: tender.wire.LinkUse
-	(*GPUReading)(nil),   // 34: tender.wire.GPUReading
-	(*Goaway)(nil),       // 35: tender.wire.Goaway
-	(*RenewRequest)(nil), // 36: tender.wire.RenewRequest
-	(*Certificate)(nil),  // 37: tender.wire.Certificate
-	(*Bundle)(nil),       // 38: tender.wire.Bundle
-	(*KeyStored)(nil),    // 39: tender.wire.KeyStored
-	(*LogsRequest)(nil),  // 40: tender.wire.LogsRequest
-	(*LogChunk)(nil),     // 41: tender.wire.LogChunk
-	(*LogEnd)(nil),       // 42: tender.wire.LogEnd
-	(*Led)(nil),          // 43: tender.wire.Led
-	(*Ask)(nil),          // 44: tender.wire.Ask
-	(*RelayHello)(nil),   // 45: tender.wire.RelayHello
-	(*RelayWelcome)(nil), // 46: tender.wire.RelayWelcome
-	(*Relay)(nil),        // 47: tender.wire.Relay
-	(*Relayed)(nil),      // 48: tender.wire.Relayed
-	(*SessionUp)(nil),    // 49: tender.wire.SessionUp
-	(*SessionClose)(nil), // 50: tender.wire.SessionClose
-	(*Through)(nil),      // 51: tender.wire.Through
-	nil,                  // 52: tender.wire.TaskSpec.EnvEntry
-	nil,                  // 53: tender.wire.TaskSpec.LabelsEntry
-	nil,                  // 54: tender.wire.Check.EnvEntry
+	(TaskHealth)(0),        // 0: tender.wire.TaskHealth
+	(TaskState)(0),         // 1: tender.wire.TaskState
+	(Health)(0),            // 2: tender.wire.Health
+	(*Envelope)(nil),       // 3: tender.wire.Envelope
+	(*Hello)(nil),          // 4: tender.wire.Hello
+	(*Beat)(nil),           // 5: tender.wire.Beat
+	(*Observed)(nil),       // 6: tender.wire.Observed
+	(*Welcome)(nil),        // 7: tender.wire.Welcome
+	(*Refusal)(nil),        // 8: tender.wire.Refusal
+	(*Pull)(nil),           // 9: tender.wire.Pull
+	(*Desired)(nil),        // 10: tender.wire.Desired
+	(*Assignment)(nil),     // 11: tender.wire.Assignment
+	(*TaskSpec)(nil),       // 12: tender.wire.TaskSpec
+	(*Restart)(nil),        // 13: tender.wire.Restart
+	(*Disconnect)(nil),     // 14: tender.wire.Disconnect
+	(*Check)(nil),          // 15: tender.wire.Check
+	(*Limits)(nil),         // 16: tender.wire.Limits
+	(*Resources)(nil),      // 17: tender.wire.Resources
+	(*Flat)(nil),           // 18: tender.wire.Flat
+	(*PortRange)(nil),      // 19: tender.wire.PortRange
+	(*Amount)(nil),         // 20: tender.wire.Amount
+	(*Part)(nil),           // 21: tender.wire.Part
+	(*Reservation)(nil),    // 22: tender.wire.Reservation
+	(*Label)(nil),          // 23: tender.wire.Label
+	(*Report)(nil),         // 24: tender.wire.Report
+	(*StatusUpdate)(nil),   // 25: tender.wire.StatusUpdate
+	(*Status)(nil),         // 26: tender.wire.Status
+	(*CheckResult)(nil),    // 27: tender.wire.CheckResult
+	(*Acks)(nil),           // 28: tender.wire.Acks
+	(*Ack)(nil),            // 29: tender.wire.Ack
+	(*Capacity)(nil),       // 30: tender.wire.Capacity
+	(*Device)(nil),         // 31: tender.wire.Device
+	(*Readings)(nil),       // 32: tender.wire.Readings
+	(*UpgradeStatus)(nil),  // 33: tender.wire.UpgradeStatus
+	(*LinkUse)(nil),        // 34: tender.wire.LinkUse
+	(*GPUReading)(nil),     // 35: tender.wire.GPUReading
+	(*Goaway)(nil),         // 36: tender.wire.Goaway
+	(*RenewRequest)(nil),   // 37: tender.wire.RenewRequest
+	(*Certificate)(nil),    // 38: tender.wire.Certificate
+	(*Bundle)(nil),         // 39: tender.wire.Bundle
+	(*KeyStored)(nil),      // 40: tender.wire.KeyStored
+	(*LogsRequest)(nil),    // 41: tender.wire.LogsRequest
+	(*LogChunk)(nil),       // 42: tender.wire.LogChunk
+	(*LogEnd)(nil),         // 43: tender.wire.LogEnd
+	(*Leave)(nil),          // 44: tender.wire.Leave
+	(*Upgrade)(nil),        // 45: tender.wire.Upgrade
+	(*Package)(nil),        // 46: tender.wire.Package
+	(*PackageRequest)(nil), // 47: tender.wire.PackageRequest
+	(*PackageChunk)(nil),   // 48: tender.wire.PackageChunk
+	(*Led)(nil),            // 49: tender.wire.Led
+	(*Ask)(nil),            // 50: tender.wire.Ask
+	(*RelayHello)(nil),     // 51: tender.wire.RelayHello
+	(*RelayWelcome)(nil),   // 52: tender.wire.RelayWelcome
+	(*Relay)(nil),          // 53: tender.wire.Relay
+	(*Relayed)(nil),        // 54: tender.wire.Relayed
+	(*SessionUp)(nil),      // 55: tender.wire.SessionUp
+	(*SessionClose)(nil),   // 56: tender.wire.SessionClose
+	(*Through)(nil),        // 57: tender.wire.Through
+	nil,                    // 58: tender.wire.TaskSpec.EnvEntry
+	nil,                    // 59: tender.wire.TaskSpec.LabelsEntry
+	nil,                    // 60: tender.wire.Check.EnvEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: tender.wire.Envelope.hello:type_name -> tender.wire.Hello
@@ -4619,67 +5068,74 @@ var file_wire_proto_depIdxs = []int32{
 	28, // 6: tender.wire.Envelope.acks:type_name -> tender.wire.Acks
 	30, // 7: tender.wire.Envelope.capacity:type_name -> tender.wire.Capacity
 	32, // 8: tender.wire.Envelope.readings:type_name -> tender.wire.Readings
-	35, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
-	36, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
-	37, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
-	40, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
-	41, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
-	42, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
-	38, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
-	39, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
-	43, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
-	44, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
-	47, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
-	45, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
-	46, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
-	51, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
+	36, // 9: tender.wire.Envelope.goaway:type_name -> tender.wire.Goaway
+	37, // 10: tender.wire.Envelope.renew_request:type_name -> tender.wire.RenewRequest
+	38, // 11: tender.wire.Envelope.certificate:type_name -> tender.wire.Certificate
+	41, // 12: tender.wire.Envelope.logs_request:type_name -> tender.wire.LogsRequest
+	42, // 13: tender.wire.Envelope.log_chunk:type_name -> tender.wire.LogChunk
+	43, // 14: tender.wire.Envelope.log_end:type_name -> tender.wire.LogEnd
+	39, // 15: tender.wire.Envelope.bundle:type_name -> tender.wire.Bundle
+	40, // 16: tender.wire.Envelope.key_stored:type_name -> tender.wire.KeyStored
+	49, // 17: tender.wire.Envelope.led:type_name -> tender.wire.Led
+	50, // 18: tender.wire.Envelope.ask:type_name -> tender.wire.Ask
+	53, // 19: tender.wire.Envelope.relay:type_name -> tender.wire.Relay
+	51, // 20: tender.wire.Envelope.relay_hello:type_name -> tender.wire.RelayHello
+	52, // 21: tender.wire.Envelope.relay_welcome:type_name -> tender.wire.RelayWelcome
+	57, // 22: tender.wire.Envelope.through:type_name -> tender.wire.Through
 	5,  // 23: tender.wire.Envelope.beat:type_name -> tender.wire.Beat
 	6,  // 24: tender.wire.Envelope.observed:type_name -> tender.wire.Observed
-	30, // 25: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
-	11, // 26: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
-	12, // 27: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
-	17, // 28: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
-	52, // 29: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
-	53, // 30: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
-	15, // 31: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
-	15, // 32: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
-	16, // 33: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
-	13, // 34: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
-	14, // 35: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
-	54, // 36: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
-	18, // 37: tender.wire.Resources.flat:type_name -> tender.wire.Flat
-	21, // 38: tender.wire.Resources.parts:type_name -> tender.wire.Part
-	19, // 39: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
-	20, // 40: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
-	20, // 41: tender.wire.Flat.custom:type_name -> tender.wire.Amount
-	22, // 42: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
-	18, // 43: tender.wire.Part.flat:type_name -> tender.wire.Flat
-	23, // 44: tender.wire.Reservation.labels:type_name -> tender.wire.Label
-	25, // 45: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
-	26, // 46: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
-	1,  // 47: tender.wire.Status.state:type_name -> tender.wire.TaskState
-	0,  // 48: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
-	27, // 49: tender.wire.Status.check:type_name -> tender.wire.CheckResult
-	29, // 50: tender.wire.Acks.acks:type_name -> tender.wire.Ack
-	17, // 51: tender.wire.Capacity.total:type_name -> tender.wire.Resources
-	31, // 52: tender.wire.Capacity.devices:type_name -> tender.wire.Device
-	2,  // 53: tender.wire.Device.health:type_name -> tender.wire.Health
-	34, // 54: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
-	33, // 55: tender.wire.Readings.link:type_name -> tender.wire.LinkUse
-	48, // 56: tender.wire.Relay.items:type_name -> tender.wire.Relayed
-	49, // 57: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
-	30, // 58: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
-	25, // 59: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
-	9,  // 60: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
-	32, // 61: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
-	29, // 62: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
-	10, // 63: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
-	50, // 64: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
-	65, // [65:65] is the sub-list for method output_type
-	65, // [65:65] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	44, // 25: tender.wire.Envelope.leave:type_name -> tender.wire.Leave
+	45, // 26: tender.wire.Envelope.upgrade:type_name -> tender.wire.Upgrade
+	47, // 27: tender.wire.Envelope.package_request:type_name -> tender.wire.PackageRequest
+	48, // 28: tender.wire.Envelope.package_chunk:type_name -> tender.wire.PackageChunk
+	30, // 29: tender.wire.Hello.capacity:type_name -> tender.wire.Capacity
+	11, // 30: tender.wire.Desired.assignments:type_name -> tender.wire.Assignment
+	12, // 31: tender.wire.Assignment.spec:type_name -> tender.wire.TaskSpec
+	17, // 32: tender.wire.Assignment.resources:type_name -> tender.wire.Resources
+	58, // 33: tender.wire.TaskSpec.env:type_name -> tender.wire.TaskSpec.EnvEntry
+	59, // 34: tender.wire.TaskSpec.labels:type_name -> tender.wire.TaskSpec.LabelsEntry
+	15, // 35: tender.wire.TaskSpec.health:type_name -> tender.wire.Check
+	15, // 36: tender.wire.TaskSpec.check:type_name -> tender.wire.Check
+	16, // 37: tender.wire.TaskSpec.limits:type_name -> tender.wire.Limits
+	13, // 38: tender.wire.TaskSpec.restart:type_name -> tender.wire.Restart
+	14, // 39: tender.wire.TaskSpec.disconnect:type_name -> tender.wire.Disconnect
+	60, // 40: tender.wire.Check.env:type_name -> tender.wire.Check.EnvEntry
+	18, // 41: tender.wire.Resources.flat:type_name -> tender.wire.Flat
+	21, // 42: tender.wire.Resources.parts:type_name -> tender.wire.Part
+	19, // 43: tender.wire.Flat.ports:type_name -> tender.wire.PortRange
+	20, // 44: tender.wire.Flat.mounts:type_name -> tender.wire.Amount
+	20, // 45: tender.wire.Flat.custom:type_name -> tender.wire.Amount
+	22, // 46: tender.wire.Part.reserved:type_name -> tender.wire.Reservation
+	18, // 47: tender.wire.Part.flat:type_name -> tender.wire.Flat
+	23, // 48: tender.wire.Reservation.labels:type_name -> tender.wire.Label
+	25, // 49: tender.wire.Report.updates:type_name -> tender.wire.StatusUpdate
+	26, // 50: tender.wire.StatusUpdate.status:type_name -> tender.wire.Status
+	1,  // 51: tender.wire.Status.state:type_name -> tender.wire.TaskState
+	0,  // 52: tender.wire.Status.health:type_name -> tender.wire.TaskHealth
+	27, // 53: tender.wire.Status.check:type_name -> tender.wire.CheckResult
+	29, // 54: tender.wire.Acks.acks:type_name -> tender.wire.Ack
+	17, // 55: tender.wire.Capacity.total:type_name -> tender.wire.Resources
+	31, // 56: tender.wire.Capacity.devices:type_name -> tender.wire.Device
+	2,  // 57: tender.wire.Device.health:type_name -> tender.wire.Health
+	35, // 58: tender.wire.Readings.gpus:type_name -> tender.wire.GPUReading
+	34, // 59: tender.wire.Readings.link:type_name -> tender.wire.LinkUse
+	33, // 60: tender.wire.Readings.upgrade:type_name -> tender.wire.UpgradeStatus
+	46, // 61: tender.wire.Upgrade.packages:type_name -> tender.wire.Package
+	54, // 62: tender.wire.Relay.items:type_name -> tender.wire.Relayed
+	55, // 63: tender.wire.Relayed.up:type_name -> tender.wire.SessionUp
+	30, // 64: tender.wire.Relayed.capacity:type_name -> tender.wire.Capacity
+	25, // 65: tender.wire.Relayed.updates:type_name -> tender.wire.StatusUpdate
+	9,  // 66: tender.wire.Relayed.pull:type_name -> tender.wire.Pull
+	32, // 67: tender.wire.Relayed.readings:type_name -> tender.wire.Readings
+	29, // 68: tender.wire.Relayed.acks:type_name -> tender.wire.Ack
+	10, // 69: tender.wire.Relayed.desired:type_name -> tender.wire.Desired
+	56, // 70: tender.wire.Relayed.close:type_name -> tender.wire.SessionClose
+	44, // 71: tender.wire.Relayed.leave:type_name -> tender.wire.Leave
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -4713,6 +5169,10 @@ func file_wire_proto_init() {
 		(*Envelope_Through)(nil),
 		(*Envelope_Beat)(nil),
 		(*Envelope_Observed)(nil),
+		(*Envelope_Leave)(nil),
+		(*Envelope_Upgrade)(nil),
+		(*Envelope_PackageRequest)(nil),
+		(*Envelope_PackageChunk)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4720,7 +5180,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   52,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
