@@ -138,13 +138,17 @@ func (l *line) take(item *wire.Relayed) {
 	d := l.d
 	d.mu.Lock()
 	st := l.seats[item.Session]
-	if item.Up != nil && st == nil {
+	isNew := item.Up != nil && st == nil
+	if isNew {
 		d.next++
 		st = &seat{line: l, agent: item.Up.Agent, host: item.Up.Hostname, number: d.next, local: item.Session}
 		st.soft = Soft{
 			Since: item.Up.Since, Link: item.Up.Link, Remote: item.Up.Remote, Version: item.Up.Version, Replica: l.replica,
 		}
 		d.seats[st.number], l.seats[item.Session], d.last[st.agent] = st, st, st
+	}
+	if item.Up != nil { // or it comes from another address than before
+		st.soft.Remote = item.Up.Remote
 	}
 	if st != nil {
 		st.soft.LastSeen = time.Now().Add(-item.Ago)
@@ -161,7 +165,7 @@ func (l *line) take(item *wire.Relayed) {
 	}
 	agent, number := st.agent, st.number
 	switch {
-	case item.Up != nil:
+	case isNew:
 		up := leader.AgentUp{Agent: agent, Session: number, Hostname: item.Up.Hostname, Boot: item.Up.BootID, Epoch: item.Up.Epoch, Key: item.Up.Key, Remote: item.Up.Remote}
 		if item.Capacity != nil {
 			up.Capacity = *item.Capacity

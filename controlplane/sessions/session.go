@@ -340,6 +340,11 @@ func (s *session) observe() {
 	s.mu.Unlock()
 	if moved {
 		s.m.cfg.Log.Info("agent's address changed", "agent", s.id, "remote", addr)
+		s.binding.Lock()
+		s.info.Remote = addr
+		info := s.info
+		s.binding.Unlock()
+		s.put(wire.Relayed{Up: &info})
 		s.rouse()
 	}
 }
