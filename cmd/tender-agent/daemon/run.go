@@ -110,7 +110,7 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 		LogDir: logs, LogBinary: []string{logWriter(exe), logCommand}, MaxLogBytes: v.GetInt64("max-log-bytes"),
 		PlainHTTPRegistries: v.GetStringSlice("plain-http-registry"), Log: log,
 		Credentials: registries(registriesFile(v.GetString("registry-auth"))),
-		MayFetch: account.MayFetch, Fetched: account.Fetched,
+		MayFetch:    account.MayFetch, Fetched: account.Fetched,
 		Isolate: func(ctx context.Context, ids []gpu.UUID) (func(*specs.Spec) error, error) {
 			if len(ids) == 0 {
 				return isolate.Void, nil
