@@ -23,6 +23,7 @@ const (
 	forReadings purpose = iota
 	forUpdates          // states, desired sets, acknowledgements, certificates
 	forLogs
+	forPackages // of the agent itself
 )
 
 // saveEvery is how often the month's figures are written at most, and how often
@@ -40,9 +41,12 @@ type Account struct {
 	mu    sync.Mutex
 	used  fleet.LinkUse
 	total int64 // on the socket, of sessions
-	mode  linkpolicy.Mode
-	saved time.Time
-	dirty bool
+	// packages came through sessions, and are told with the images: both are
+	// what is installed here.
+	packages int64
+	mode     linkpolicy.Mode
+	saved    time.Time
+	dirty    bool
 }
 
 // stored is link.json. Total is what sessions had on the socket; what of it had
@@ -54,6 +58,7 @@ type stored struct {
 	Updates  int64  `json:"updates"`
 	Logs     int64  `json:"logs"`
 	Images   int64  `json:"images"`
+	Packages int64  `json:"packages"`
 }
 
 // OpenAccount reads the figures in an agent's state directory. A file that
@@ -68,7 +73,7 @@ func OpenAccount(stateDir string, policy linkpolicy.Policy, log *slog.Logger) *A
 	if err == nil {
 		err = json.Unmarshal(data, &s)
 	}
-	if err == nil && min(s.Total, s.Readings, s.Updates, s.Logs, s.Images) < 0 {
+	if err == nil && min(s.Total, s.Readings, s.Updates, s.Logs, s.Images, s.Packages) < 0 {
 		err = errors.New("a figure is negative")
 	}
 	if err != nil {
@@ -77,7 +82,7 @@ func OpenAccount(stateDir string, policy linkpolicy.Policy, log *slog.Logger) *A
 		}
 		return a
 	}
-	a.total = s.Total
+	a.total, a.packages = s.Total, s.Packages
 	a.used = fleet.LinkUse{Month: s.Month, Readings: s.Readings, Updates: s.Updates, Logs: s.Logs, Images: s.Images}
 	return a
 }
@@ -85,7 +90,7 @@ func OpenAccount(stateDir string, policy linkpolicy.Policy, log *slog.Logger) *A
 // turn begins another month; the caller holds mu.
 func (a *Account) turn(now time.Time) {
 	if month := linkpolicy.Month(now); a.used.Month != month {
-		a.used, a.total, a.dirty = fleet.LinkUse{Month: month}, 0, true
+		a.used, a.total, a.packages, a.dirty = fleet.LinkUse{Month: month}, 0, 0, true
 	}
 }
 
@@ -100,6 +105,8 @@ func (a *Account) add(p purpose, n int) {
 		a.used.Updates += int64(n)
 	case forLogs:
 		a.used.Logs += int64(n)
+	case forPackages:
+		a.packages += int64(n)
 	}
 	a.dirty = true
 }
@@ -135,7 +142,8 @@ func (a *Account) look(now time.Time) (linkpolicy.Mode, fleet.LinkUse) {
 	defer a.mu.Unlock()
 	a.turn(now)
 	used := a.used
-	used.Keepalive = max(0, a.total-used.Readings-used.Updates-used.Logs)
+	used.Keepalive = max(0, a.total-used.Readings-used.Updates-used.Logs-a.packages)
+	used.Images += a.packages
 	used.Budget = a.policy.PerMonth
 	mode := a.policy.Mode(now, used)
 	used.State = mode.String()
@@ -173,7 +181,7 @@ func (t *tap) sample(last bool) {
 	if due {
 		a.saved, a.dirty = now, false
 	}
-	s := stored{a.used.Month, a.total, a.used.Readings, a.used.Updates, a.used.Logs, a.used.Images}
+	s := stored{a.used.Month, a.total, a.used.Readings, a.used.Updates, a.used.Logs, a.used.Images, a.packages}
 	a.mu.Unlock()
 	if !due {
 		return

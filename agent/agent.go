@@ -70,14 +70,17 @@ type Config struct {
 	// Settings tells what is wrong with the agent's settings, "" when nothing;
 	// operators see it. It must not block; nil is nothing.
 	Settings func() string
+	// Upgrades is how another version of the agent gets onto this machine; nil: not
+	// by its control plane.
+	Upgrades *Upgrades
 	// Turn is called by the loop that everything goes through, each second at
 	// least: where it is not, the agent hangs. It must not block.
 	Turn func(Sign)
 	// Watch is told what shows whether this version of the agent is sound; it must
 	// not block. Nil: nobody asks.
 	Watch func(gate.Event)
-	// Upgrade tells how the last upgrade of this machine's agent fares, for its
-	// readings; it must not block. Nil is nothing to tell.
+	// Upgrade tells what the machine's own watch over versions of the agent says of
+	// the last one; it must not block. Nil is nothing to tell.
 	Upgrade func() fleet.UpgradeStatus
 }
 
@@ -129,6 +132,7 @@ type Agent struct {
 	looked  chan struct{} // closed once the devices were read
 	began   time.Time
 	probing chan struct{} // one for each check under way
+	upgrade *upgrader
 
 	mu       sync.Mutex
 	starting map[fleet.TaskID]context.CancelFunc
@@ -216,6 +220,9 @@ func Join(ctx context.Context, line pki.JoinLine, o JoinOptions) (fleet.AgentID,
 	if err := remember(stateDir, addrs); err != nil {
 		return "", err
 	}
+	if err := keepKeys(stateDir, reply.ReleaseKeys); err != nil {
+		return "", err
+	}
 	if err := pki.SaveDir(pkiDir(stateDir), cred); err != nil {
 		return "", err
 	}
@@ -284,6 +291,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.dialLoop(ctx, replicas) })
 	g.Go(func() error { return a.recoverTasks(ctx) })
+	g.Go(func() error { return a.upgrade.run(ctx) })
 	err = g.Wait()
 	switch {
 	case errors.Is(err, ErrLeft):
@@ -336,6 +344,7 @@ func open(cfg Config) (*Agent, []string, error) {
 		looked: make(chan struct{}), began: time.Now(),
 		starting: map[fleet.TaskID]context.CancelFunc{}, ended: map[fleet.TaskID]chan struct{}{},
 	}
+	a.upgrade = newUpgrader(a)
 	for _, r := range records {
 		ch := make(chan struct{})
 		if r.Phase == lifecycle.Ended {

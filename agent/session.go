@@ -117,6 +117,7 @@ func (a *Agent) hold(ctx context.Context, dialer *transport.Dialer, d *rounds, e
 	a.mu.Lock()
 	a.link = l
 	a.mu.Unlock()
+	a.upgrade.poke()
 	a.tell(gate.Session{})
 	a.log.Info("connected", "replica", welcome.Replica, "addr", e.addr, "link", transport.LinkOf(conn), "term", welcome.Term)
 	if welcome.Term != 0 { // else Led comes once somebody leads
@@ -245,6 +246,8 @@ func (a *Agent) receive(ctx context.Context, l *link) error {
 			a.emit(ctx, lifecycle.Connected{Term: msg.Term}) // who says Led knows stamps, too
 		case wire.Ask, wire.Observed:
 			l.queue(msg)
+		case wire.Upgrade:
+			a.upgrade.take(msg.Upgrade)
 		case wire.Bundle:
 			if err := a.bundle(l, msg); err != nil {
 				return err

@@ -202,12 +202,10 @@ func (a *Agent) readings(ctx context.Context) wire.Readings {
 	a.mu.Lock()
 	r.Tasks, r.Spooled, r.Runtime = a.running, a.spooled, a.runtime
 	a.mu.Unlock()
+	r.Upgrade = a.upgrade.told()
 	_, r.Link = a.cfg.Account.look(r.Time)
 	if a.cfg.Settings != nil {
 		r.Settings = a.cfg.Settings()
-	}
-	if a.cfg.Upgrade != nil {
-		r.Upgrade = a.cfg.Upgrade()
 	}
 	return wire.Readings{Readings: r}
 }

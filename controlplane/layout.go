@@ -32,6 +32,7 @@ func (d layout) raft() string       { return d.path("raft") }
 func (d layout) rootKey() string    { return d.path("root", "root.key") }
 func (d layout) passphrase() string { return d.path("root", "passphrase") }
 func (d layout) issuer() string     { return d.path("intermediate", "issuer.pem") }
+func (d layout) packages() string   { return d.path("packages") }
 func (d layout) interKey() string   { return d.path("intermediate", "key.pem") }
 func (d layout) interCert() string  { return d.path("intermediate", "cert.pem") }
 

@@ -110,6 +110,7 @@ func (r *Replica) leadTerm(ctx context.Context, number uint64) error {
 	g.Go(func() error { return t.loop(ctx, t.desk.Events(), entries) })
 	g.Go(func() error { return t.propose(ctx) })
 	g.Go(func() error { return r.tend(ctx) })
+	g.Go(func() error { return r.rollOut(ctx) })
 	return g.Wait()
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/client"
 	"github.com/tenderfleet/tender/controlplane/leader"
+	"github.com/tenderfleet/tender/controlplane/packages"
 	"github.com/tenderfleet/tender/controlplane/registrar"
 	"github.com/tenderfleet/tender/controlplane/sessions"
 	"github.com/tenderfleet/tender/controlplane/state"
@@ -92,6 +93,10 @@ type Replica struct {
 	granting sync.Mutex
 	// hastened is which rotation's renewals were asked for here, and when.
 	hastened hastened
+	// files are the packages of tender-agent, wanted those that another replica
+	// is about to record.
+	files  *packages.Store
+	wanted wanted
 	// opened is set when raft can be asked: handshakes begin before that.
 	opened atomic.Bool
 }
@@ -126,6 +131,9 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.files, err = packages.Open(r.dir.packages()); err != nil {
+		return nil, err
+	}
 	if cfg.API == nil && cfg.Conn != nil && cfg.Listen != "" {
 		if cfg.API, err = net.Listen("tcp", cfg.Listen); err != nil {
 			return nil, fmt.Errorf("open the API's port: %w", err)
@@ -152,8 +160,9 @@ func Open(cfg Config) (*Replica, error) {
 	r.mgr = sessions.New(sessions.Config{
 		Replica: r.self.ID, TrustDomain: r.self.TrustDomain, Log: cfg.Log, Bundle: r.bundle, Replicas: r.addrs,
 		AdmitKey: r.admitKey, Renew: r.renew, Stored: r.stored,
-		Leader: func() string { _, addr := r.raft.Leader(); return addr },
-		Agent:  r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
+		Leader:  func() string { _, addr := r.raft.Leader(); return addr },
+		Upgrade: r.upgradeOf, Package: r.openPackage,
+		Agent: r.agentRecord, Agents: r.agentCount, ResetKey: reset, Keep: r.dir.keepResetKey,
 	})
 	if err := r.checkRootKey(); err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
@@ -161,7 +170,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.enrol, err = enroll.NewServer(enroll.Config{
 		Registry: registry{r}, Signer: recordingSigner{r}, Bundle: r.bundle, Replicas: r.addrs,
 		RootKey: r.joinSigner, Rate: r.cfg.EnrolRate, Log: cfg.Log,
-		Healer: healer{r}, Key: r.ownKey,
+		Healer: healer{r}, Key: r.ownKey, ReleaseKeys: r.releaseKeys,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.raft.Close(), r.port.Close())
@@ -223,7 +232,7 @@ func (r *Replica) Serve(ctx context.Context) error {
 		return errors.Join(err, r.raft.Close(), r.port.Close(), closeAll(local))
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r, Bundle: r.bundle}
+	opts := api.Options{Log: r.log, Version: client.Version{Version: r.cfg.Version}, Changed: r.changed, Trio: r, CA: r, Upgrades: r, Bundle: r.bundle}
 	forward := &http.Transport{
 		TLSClientConfig: pki.ClientTLS(r.cred, isReplica, pki.ALPNHTTP1), ResponseHeaderTimeout: 90 * time.Second, IdleConnTimeout: time.Minute,
 		DialContext: r.cfg.Dial,
@@ -242,6 +251,8 @@ func (r *Replica) Serve(ctx context.Context) error {
 	g.Go(func() error { return r.renewing(ctx) })
 	g.Go(func() error { return r.trust(ctx) })
 	g.Go(func() error { return r.keepIssuer(ctx) })
+	g.Go(func() error { return r.tellUpgrades(ctx) })
+	g.Go(func() error { return r.keepPackages(ctx) })
 	if public := r.port.HTTP(); public != nil {
 		g.Go(func() error { return serveHTTP(ctx, public, handler, r.log) })
 	}

@@ -38,6 +38,8 @@ type question struct {
 	Rotation uint64          `json:"rotation,omitempty"`
 	Joiner   fleet.ReplicaID `json:"joiner,omitempty"`
 	CSR      []byte          `json:"csr,omitempty"`
+	// Package is what opPackage is about.
+	Package *fleet.Package `json:"package,omitempty"`
 }
 
 // answer holds certificates in DER, or why there are none.
@@ -46,6 +48,8 @@ type answer struct {
 	Intermediate []byte `json:"intermediate,omitempty"`
 	Cross        []byte `json:"cross,omitempty"`
 	Error        string `json:"error,omitempty"`
+	// Held: the replica has the package.
+	Held bool `json:"held,omitempty"`
 }
 
 // answerReplica answers another replica, or this one itself. Who asks is known
@@ -54,10 +58,15 @@ func (r *Replica) answerReplica(ctx context.Context, from fleet.ReplicaID, data 
 	var q question
 	var a answer
 	err := json.Unmarshal(data, &q)
-	if err == nil {
+	switch {
+	case err == nil && q.Op == opPackage:
+		a, err = r.havePackage(q.Package)
+	case err == nil:
 		a, err = r.grant(ctx, from, q)
 	}
-	if err != nil {
+	if err != nil && q.Op == opPackage {
+		a = answer{Error: err.Error()}
+	} else if err != nil {
 		r.log.Warn("root key not used", "for", from, "what", q.Op, "error", err)
 		a = answer{Error: err.Error()}
 	}

@@ -75,6 +75,7 @@ func (r *Replica) tell(a *registrar.About) {
 		a.Cross = own.cross.Raw
 	}
 	a.RootKey = len(r.dir.rootKeys()) > 0
+	a.Packages = r.heldPackages()
 }
 
 // keepIssuer gives this replica a new intermediate whenever one is due, and

@@ -20,6 +20,7 @@ const (
 	StreamControl StreamKind = "control" // agent/1, opened by the agent, first
 	StreamRenew   StreamKind = "renew"   // agent/1, opened by the agent
 	StreamLogs    StreamKind = "logs"    // agent/1, opened by the replica
+	StreamPackage StreamKind = "package" // agent/1, opened by the agent
 	StreamEnrol   StreamKind = "enrol"   // enrol/1, the only one, as the next two
 	StreamHeal    StreamKind = "heal"    // enrol/1: a new certificate for one that has ended
 	StreamClock   StreamKind = "clock"   // enrol/1: the time

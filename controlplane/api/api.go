@@ -102,6 +102,8 @@ type Options struct {
 	Trio Trio
 	// CA, when not nil, rotates the fleet's authorities.
 	CA CA
+	// Upgrades, when not nil, keeps packages of tender-agent.
+	Upgrades Upgrades
 }
 
 // Limits of the API.

@@ -188,6 +188,9 @@ func agentDoc(now time.Time, a *fleet.Agent, soft AgentSoft, h holdings) client.
 			Time: utc(r.Time), CPUPercent: r.CPUPercent, FreeMem: r.FreeMemMB, FreeDisk: r.FreeDiskMB,
 			Running: r.Tasks, Spooled: r.Spooled, Runtime: r.Runtime, Settings: r.Settings, Link: linkDoc(r.Link),
 		}
+		if u := r.Upgrade; u != (fleet.UpgradeStatus{}) {
+			d.Readings.Upgrade = &client.AgentUpgrade{Version: u.Version, State: u.State, Text: u.Text}
+		}
 	}
 	for _, dev := range a.Capacity.Devices {
 		g := gpuDoc(dev)

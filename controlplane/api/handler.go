@@ -72,6 +72,7 @@ func Handler(b Backend, o Options) http.Handler {
 	mux.Handle("GET /v1/audit", h.leader(access.SeeRecords, callTime, h.listAudit))
 	h.operate(mux)
 	h.trio(mux)
+	h.upgrades(mux)
 	mux.Handle("/", h.any(access.Look, func(_ http.ResponseWriter, r *http.Request) error {
 		return client.NewProblem(client.CodeNotFound, "see the list of routes in the manual", "there is no %s %s in this API", r.Method, r.URL.Path)
 	}))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -122,6 +123,7 @@ func tlsOf(cfg Config) *tls.Config {
 func newHTTP(t *http.Transport) *http.Client {
 	t.TLSHandshakeTimeout = dialTime
 	t.IdleConnTimeout = time.Minute
+	t.ExpectContinueTimeout = dialTime
 	// A program that submits many tasks does so several at a time; a handshake
 	// costs more than ten calls.
 	t.MaxIdleConnsPerHost = 16
@@ -152,6 +154,12 @@ type request struct {
 	limit time.Duration
 	// binary: body is no JSON.
 	binary bool
+	// open, when not nil, gives the body of size bytes instead: it is read as it is
+	// sent, and asked for again with each attempt.
+	open func() (io.ReadCloser, error)
+	size int64
+	// header is added to each attempt.
+	header http.Header
 }
 
 // fetch sends a request with in as its body, unless that is nil, and decodes
@@ -301,10 +309,23 @@ func answerError(r request, err error) error {
 func (c *Client) exchange(ctx context.Context, h *http.Client, address string, r request) (*http.Response, error) {
 	var reached atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reached.Store(true) }}
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), r.method, address, bytes.NewReader(r.body))
+	body := io.Reader(bytes.NewReader(r.body))
+	if r.open != nil {
+		opened, err := r.open()
+		if err != nil {
+			return nil, err
+		}
+		body = opened // closed by who sends it
+	}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), r.method, address, body)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
+	if r.open != nil {
+		req.ContentLength = r.size
+		req.Header.Set("Expect", "100-continue") // who does not lead says so first
+	}
+	maps.Copy(req.Header, r.header)
 	req.Header.Set("User-Agent", c.agent)
 	req.Header.Set("Accept", "application/json")
 	switch {

@@ -284,6 +284,8 @@ type Readings struct {
 	Link *LinkUse `json:"link,omitempty"`
 	// Settings is what is wrong with the agent's settings, empty when nothing.
 	Settings string `json:"settings,omitempty"`
+	// Upgrade is how far an upgrade of the agent is, or how the last one ended.
+	Upgrade *AgentUpgrade `json:"upgrade,omitempty"`
 }
 
 // LinkUse is in bytes of payload on the agent's socket, both ways, by purpose.

@@ -23,7 +23,7 @@ const aboutKind = transport.StreamKind("about")
 
 const (
 	aboutTime = 2 * time.Second
-	maxAbout  = 4 << 10
+	maxAbout  = 8 << 10
 )
 
 // About is what a replica says of itself.
@@ -38,12 +38,14 @@ type About struct {
 	Fault string `json:"fault,omitempty"`
 	// What Config.Tell adds: the version of the trust bundle that it holds, its
 	// issuing authority (DER), the old root's signature of that, the rotation it
-	// was made for, and whether a root key lies there.
-	Bundle  uint64 `json:"bundle,omitempty"`
-	Issuer  []byte `json:"issuer,omitempty"`
-	Cross   []byte `json:"cross,omitempty"`
-	Round   uint64 `json:"round,omitempty"`
-	RootKey bool   `json:"root_key,omitempty"`
+	// was made for, whether a root key lies there, and the first digits of the
+	// digests of the packages that it has.
+	Bundle   uint64   `json:"bundle,omitempty"`
+	Issuer   []byte   `json:"issuer,omitempty"`
+	Cross    []byte   `json:"cross,omitempty"`
+	Round    uint64   `json:"round,omitempty"`
+	RootKey  bool     `json:"root_key,omitempty"`
+	Packages []string `json:"packages,omitempty"`
 }
 
 // Health is About for this replica. It never blocks on others.

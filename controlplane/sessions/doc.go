@@ -24,6 +24,10 @@
 // the new leader knows nothing but the replicated state. Numbers of sessions are
 // a desk's own, so nothing said to an older leader is taken for news.
 //
+// What version an agent is to run, and the packages of it, every replica knows
+// by itself: m.Upgrade() has its sessions look. Replicas that lack a package
+// fetch it from each other, by streams of a relay/1 connection of their own.
+//
 // What an agent reads off its machine is soft: of readings the last one counts,
 // and it waits for other traffic on the link. A slow agent or replica never
 // holds up the leader: what is for it is coalesced, and a session whose queue

@@ -174,13 +174,16 @@ func (m *Manager) serveRelay(ctx context.Context, d *Desk, conn transport.Sessio
 	if err != nil {
 		return err
 	}
+	peer := conn.Peer()
+	if st.Kind() == transport.StreamPackage && peer.Kind == pki.KindReplica {
+		return m.servePackages(ctx, conn, st) // any replica may be asked
+	}
 	_ = st.SetDeadline(time.Now().Add(helloTime))
 	control := wire.NewConn(st, wire.MaxRelay)
 	msg, err := control.Recv()
 	if err != nil {
 		return fmt.Errorf("read hello: %w", err)
 	}
-	peer := conn.Peer()
 	hello, ok := msg.(wire.RelayHello)
 	switch {
 	case !ok:

@@ -48,7 +48,11 @@ type session struct {
 	asked  bool // the next message is an answer
 	// bundle is to be sent; nil: none.
 	bundle *wire.Bundle
-	wake   chan struct{}
+	// upgrade is what the agent was told last to run; upgradeNews: it is on its
+	// way.
+	upgrade                  fleet.Upgrade
+	upgradeTold, upgradeNews bool
+	wake                     chan struct{}
 }
 
 // Serve speaks agent/1 on a connection until it ends. The connection is closed
@@ -185,6 +189,7 @@ func (s *session) run(ctx context.Context, control *wire.Conn) error {
 		return fmt.Errorf("send welcome: %w", err)
 	}
 	s.welcomed(up)
+	s.lookForUpgrade()
 	s.m.cfg.Log.Info("agent connected", "agent", s.id, "link", s.info.Link, "remote", s.info.Remote, "version", s.info.Version)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -407,6 +412,8 @@ func (s *session) take() []wire.Message {
 	s.mu.Lock()
 	out, beat, moved, bundle := s.out, s.beat, s.moved, s.bundle
 	s.out, s.beat, s.moved, s.bundle = wire.Relayed{}, false, false, nil
+	upgrade, upgradeNews := s.upgrade, s.upgradeNews
+	s.upgradeNews = false
 	term, remote := s.term, s.remote
 	s.mu.Unlock()
 	var msgs []wire.Message
@@ -415,6 +422,9 @@ func (s *session) take() []wire.Message {
 	}
 	if bundle != nil {
 		msgs = append(msgs, *bundle)
+	}
+	if upgradeNews {
+		msgs = append(msgs, wire.Upgrade{Upgrade: upgrade})
 	}
 	if out.Ask && s.capability >= 3 {
 		msgs = append(msgs, wire.Ask{})

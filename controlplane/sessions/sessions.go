@@ -49,6 +49,12 @@ type Config struct {
 	// while leading.
 	Renew  func(ctx context.Context, peer pki.Identity, req wire.RenewRequest) (cert wire.Certificate, next string, err error)
 	Stored func(ctx context.Context, peer pki.Identity, next string) error
+	// Upgrade returns what an agent is to run instead of what it runs, and false
+	// while there never was a rollout; nil: nothing. It never waits.
+	Upgrade func(fleet.AgentID) (u fleet.Upgrade, ever bool)
+	// Package opens a package by its digest. The error is ErrNoPackage, or why it
+	// is not here now; nil: there are none.
+	Package func(sum string) (PackageFile, error)
 	// ResetKey signs stateless resets; Keep stores that of the leader for the
 	// next start.
 	ResetKey [32]byte
@@ -85,11 +91,13 @@ type Manager struct {
 	lost time.Time
 	next uint64
 	open map[uint64]*session
+	// sending has one for each package on its way.
+	sending chan struct{}
 }
 
 // New returns a manager without sessions.
 func New(cfg Config) *Manager {
-	return &Manager{cfg: cfg, open: map[uint64]*session{}, lost: time.Now()}
+	return &Manager{cfg: cfg, open: map[uint64]*session{}, lost: time.Now(), sending: make(chan struct{}, maxPackages)}
 }
 
 // follow makes up the way to the leader and announces every session there.

@@ -22,6 +22,15 @@ func (s *session) acceptStreams(ctx context.Context, g *errgroup.Group) error {
 		if err != nil {
 			return fmt.Errorf("accept stream: %w", err)
 		}
+		if st.Kind() == transport.StreamPackage {
+			g.Go(func() error {
+				if err := s.m.sendPackage(ctx, st); err != nil && ctx.Err() == nil {
+					s.m.cfg.Log.Info("package not sent", "agent", s.id, "cause", err)
+				}
+				return nil
+			})
+			continue
+		}
 		if st.Kind() != transport.StreamRenew {
 			st.Reset()
 			continue

@@ -99,6 +99,28 @@ func (s *State) apply(c *Command) Result {
 	case c.Replace != nil:
 		return s.replace(c.Time, c.Replace)
 	default:
+		return s.applyUpgrade(c)
+	}
+}
+
+// applyUpgrade applies the commands about upgrades of agents.
+func (s *State) applyUpgrade(c *Command) Result {
+	switch {
+	case c.AdvanceRollout != nil:
+		return s.advance(c.Time, c.AdvanceRollout)
+	case c.PutReleaseKey != nil:
+		return s.putReleaseKey(c.Time, c.PutReleaseKey)
+	case c.DropReleaseKey != nil:
+		return s.dropReleaseKey(c.DropReleaseKey)
+	case c.PutPackage != nil:
+		return s.putPackage(c.Time, c.PutPackage)
+	case c.DropPackages != nil:
+		return s.dropPackages(c.DropPackages)
+	case c.StartRollout != nil:
+		return s.startRollout(c.Time, c.StartRollout)
+	case c.SteerRollout != nil:
+		return s.steerRollout(c.Time, c.SteerRollout)
+	default:
 		panic("state: a command of an unknown kind: it was written by a newer version of tenderd; upgrade this replica")
 	}
 }

@@ -9,7 +9,8 @@ package state
 // 2: replicas say what they run (NoteReplica); restored states (Settle).
 // 3: agents change their keys (Rekey, Confirm), copies are noted (Cloned);
 // the trust roots and intermediates change (SetBundle, Rotate, NoteIssuer); tasks have policies for crashes and lost
-// links, and are replaced (Replace).
+// links, and are replaced (Replace); agents are upgraded (PutReleaseKey,
+// PutPackage, StartRollout and what goes with them).
 //
 // Whoever adds a kind of command, or a field to a command or to a record,
 // raises it here, names the kind or field in Needs, and marks the field
@@ -20,6 +21,9 @@ const Capability = 3
 // Needs returns the capability that a replica must have to apply the command.
 func (c *Command) Needs() uint64 {
 	switch {
+	case c.PutReleaseKey != nil, c.DropReleaseKey != nil, c.PutPackage != nil, c.DropPackages != nil,
+		c.StartRollout != nil, c.SteerRollout != nil, c.AdvanceRollout != nil:
+		return 3
 	case c.Rekey != nil, c.Confirm != nil, c.Cloned != nil, c.SetBundle != nil, c.Replace != nil, c.Rotate != nil, c.NoteIssuer != nil:
 		return 3
 	case c.Certified != nil && c.Certified.Root != "", c.PutReplica != nil && (c.PutReplica.Round != 0 || c.PutReplica.RootKey):

@@ -55,6 +55,15 @@ type Command struct {
 	SetBundle  *SetBundle
 	Rotate     *Rotate
 	NoteIssuer *NoteIssuer
+
+	PutReleaseKey  *ReleaseKey
+	DropReleaseKey *DropReleaseKey
+	PutPackage     *Package
+	DropPackages   *DropPackages
+	// StartRollout begins a rollout; its phase and times are set then.
+	StartRollout   *Rollout
+	SteerRollout   *SteerRollout
+	AdvanceRollout *AdvanceRollout
 }
 
 type (

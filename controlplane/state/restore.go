@@ -46,6 +46,8 @@ func (s *State) Base(a *fleet.Agent) uint64 {
 //   - join tokens are void, since their uses may be spent, and what current has
 //     banned stays banned;
 //   - trust roots and their rotation are current's, where those are newer;
+//   - a rollout pauses; packages and release keys are current's, where it has any:
+//     the files are those;
 //   - replicas are current's: those of the snapshot may be long gone; so is the
 //     audit log, where that goes on further. Its last entry names who did this.
 func (s *State) Restore(now time.Time, current *State, by string) {
@@ -66,6 +68,7 @@ func (s *State) Restore(now time.Time, current *State, by string) {
 			s.Audit = current.Audit.clone()
 		}
 	}
+	s.restoredRollout(now, current)
 	s.Audit.Seq++
 	s.Audit.Admin = append(s.Audit.Admin, AuditEntry{Seq: s.Audit.Seq, Time: now, By: clip(by), Action: "fleet.restore", Target: s.TrustDomain})
 	s.Epoch = max(epoch+1, uint64(max(now.Unix(), 0))) //nolint:gosec // not negative

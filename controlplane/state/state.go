@@ -46,6 +46,13 @@ type State struct {
 	Unsettled map[fleet.AgentID]bool `cbor:",omitempty"`
 	// Rotation is the last one of the fleet's authorities, nil before the first.
 	Rotation *Rotation `cbor:",omitempty"`
+	// ReleaseKeys are keyed by their ID, Packages by their SHA-256.
+	ReleaseKeys map[string]*ReleaseKey `cbor:",omitempty"`
+	Packages    map[string]*Package    `cbor:",omitempty"`
+	// Rollout is the last one, nil before the first; Upgrades says how far it is
+	// with each agent that it has begun with.
+	Rollout  *Rollout                        `cbor:",omitempty"`
+	Upgrades map[fleet.AgentID]*AgentUpgrade `cbor:",omitempty"`
 }
 
 // MaxEnded bounds the ended tasks that are kept.
@@ -160,6 +167,10 @@ func New() *State {
 		Tokens:     map[string]*Token{},
 		Revoked:    map[string]time.Time{},
 		Unsettled:  map[fleet.AgentID]bool{},
+
+		ReleaseKeys: map[string]*ReleaseKey{},
+		Packages:    map[string]*Package{},
+		Upgrades:    map[fleet.AgentID]*AgentUpgrade{},
 	}
 }
 
@@ -178,6 +189,9 @@ func (s *State) Clone() *State {
 	c.EndedFrameworks = slices.Clone(s.EndedFrameworks)
 	c.Audit = s.Audit.clone()
 	c.Unsettled = maps.Clone(s.Unsettled)
+	c.ReleaseKeys = maps.Clone(s.ReleaseKeys)
+	c.Packages = maps.Clone(s.Packages)
+	c.Upgrades = maps.Clone(s.Upgrades)
 	return &c
 }
 
@@ -193,6 +207,9 @@ func (s *State) Normalize() {
 	fill(&s.Tokens, e.Tokens)
 	fill(&s.Revoked, e.Revoked)
 	fill(&s.Unsettled, e.Unsettled)
+	fill(&s.ReleaseKeys, e.ReleaseKeys)
+	fill(&s.Packages, e.Packages)
+	fill(&s.Upgrades, e.Upgrades)
 }
 
 func fill[K comparable, V any](m *map[K]V, empty map[K]V) {

@@ -60,6 +60,10 @@ func FuzzReply(f *testing.F) {
 		Identity: "spiffe://fleet.example/agent/a1", Chain: [][]byte{{1}, {2}, {3}}, Bundle: []byte("pem"),
 		BundleVersion: 1, Replicas: []string{"r1:8750"}, Intermediate: [][]byte{{4}},
 	})
+	seed(f, Reply{
+		Identity: "spiffe://fleet.example/agent/a1", Chain: [][]byte{{0x30, 0}},
+		ReleaseKeys: []string{"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"},
+	})
 	seed(f, Reply{Refusal: &Refusal{Code: CodeNotLeader, Text: "r2 leads\x1b[2J", Leader: "r2:8750", RetryMillis: 1000}})
 	f.Add([]byte{0, 1, 0, 1})
 	f.Fuzz(func(t *testing.T, in []byte) {

@@ -36,7 +36,11 @@ const (
 //
 //	1  2026-02  the first
 //	2  2026-11  healing of lapsed certificates, and the time
-const Capability = 2
+//	3  2026-11  Reply.ReleaseKeys
+const Capability = 3
+
+// MaxReleaseKeys bounds Reply.ReleaseKeys.
+const MaxReleaseKeys = 8
 
 // ErrMessage marks a message that does not follow the protocol.
 var ErrMessage = errors.New("bad enrolment message")
@@ -150,7 +154,12 @@ type Reply struct {
 	Replicas []string `json:"replicas,omitempty"`
 	// Intermediate is a new replica's own issuing authority.
 	Intermediate [][]byte `json:"intermediate,omitempty"`
-	Refusal      *Refusal `json:"refusal,omitempty"`
+	// ReleaseKeys are the public keys that an agent pins: packages of
+	// tender-agent are installed when one of them has signed. Each is minisign's
+	// text of a key, base64 on one line without a comment. Only who asks with
+	// capability 3 gets them: before that, unknown fields are refused.
+	ReleaseKeys []string `json:"release_keys,omitempty"`
+	Refusal     *Refusal `json:"refusal,omitempty"`
 }
 
 // Check reports whether r is well formed. Whether it is true is Verify's to
@@ -168,13 +177,28 @@ func (r *Reply) Check() error {
 		return fmt.Errorf("%w: %d authorities", ErrMessage, len(r.Intermediate))
 	case len(r.Replicas) > maxReplicas:
 		return fmt.Errorf("%w: %d replicas", ErrMessage, len(r.Replicas))
+	case len(r.ReleaseKeys) > MaxReleaseKeys:
+		return fmt.Errorf("%w: %d release keys", ErrMessage, len(r.ReleaseKeys))
 	}
 	for _, a := range r.Replicas {
 		if err := checkAddr(a); err != nil {
 			return fmt.Errorf("%w: replica: %w", ErrMessage, err)
 		}
 	}
+	for _, k := range r.ReleaseKeys {
+		if !isReleaseKey(k) {
+			return fmt.Errorf("%w: %.80q is no minisign public key", ErrMessage, k)
+		}
+	}
 	return nil
+}
+
+// isReleaseKey reports whether s has the form of a key of minisign: two bytes
+// that name Ed25519, eight of its id, 32 of the key (jedisct1.github.io/minisign,
+// "Public key format").
+func isReleaseKey(s string) bool {
+	key, err := base64.StdEncoding.Strict().DecodeString(s)
+	return err == nil && len(key) == 42 && key[0] == 'E' && key[1] == 'd'
 }
 
 // Code says why a request was refused.

@@ -29,8 +29,8 @@ const (
 // with the root key.
 type SignAuthority func(ctx context.Context, id pki.Identity, csrDER []byte) (*x509.Certificate, error)
 
-// Config is what a Server needs. All but RootKey, Healer, Key, MinCapability,
-// Now and Log must be set.
+// Config is what a Server needs. All but RootKey, ReleaseKeys, Healer, Key,
+// MinCapability, Now and Log must be set.
 type Config struct {
 	Registry Registry
 	Signer   Signer
@@ -41,6 +41,8 @@ type Config struct {
 	// before a join line is used up; where nobody can, its error is best a
 	// *Refusal with CodeNoRootKey that says so. Nil admits no replicas.
 	RootKey func(ctx context.Context) (SignAuthority, error)
+	// ReleaseKeys returns the keys that agents pin; nil is none.
+	ReleaseKeys func() []string
 	// Healer lets parties whose certificate has ended have a new one; nil heals
 	// nobody.
 	Healer Healer
@@ -236,6 +238,9 @@ func (s *Server) sign(ctx context.Context, id pki.Identity, req *Request, life t
 	}
 	if len(reply.Replicas) > maxReplicas {
 		reply.Replicas = reply.Replicas[:maxReplicas]
+	}
+	if req.Kind == pki.KindAgent && req.Capability >= 3 && s.cfg.ReleaseKeys != nil {
+		reply.ReleaseKeys = s.cfg.ReleaseKeys()
 	}
 	if authority != nil {
 		inter, err := authority(ctx, id, req.IntermediateCSR)

@@ -70,6 +70,11 @@ var directions = []direction{
 		"built-in frameworks speak the same events as outsiders: no door to the allocator",
 	},
 	{
+		[]string{"./controlplane/rollout"},
+		[]string{"./transport/fleet", "./gpu", "./controlplane/state"},
+		"how a version reaches the fleet is decided without one, so that weeks fit into a table",
+	},
+	{
 		[]string{"./controlplane/client/..."},
 		[]string{"./controlplane/client/...", "./transport/fleet", "./gpu", "./pki"},
 		"the client is linked into the command line: no server behind it",
@@ -88,6 +93,11 @@ var directions = []direction{
 		[]string{"./agent/linkpolicy"},
 		[]string{"./transport/fleet", "./gpu"},
 		"what a link may cost is decided without one, so that a month fits into a table",
+	},
+	{
+		[]string{"./agent/upgrade"},
+		[]string{"./transport/fleet"},
+		"what to do about a new version is decided without a disk or a link, so that every cut fits into a table",
 	},
 	{
 		[]string{"./agent/gate"},
@@ -205,6 +215,12 @@ var owners = []owner{
 		"sessions hide what carries them: there is a second carrier",
 	},
 	{
+		[]string{"aead.dev/minisign"},
+		[]string{"./agent/install", "./controlplane/client/release"},
+		true,
+		"whose package to trust is decided in one place on either side",
+	},
+	{
 		[]string{"go.etcd.io/..."},
 		[]string{"./agent/checkpoint/..."},
 		false,
@@ -273,9 +289,11 @@ var core = []string{
 	"./controlplane/allocator",
 	"./controlplane/leader",
 	"./controlplane/framework",
+	"./controlplane/rollout",
 	"./agent/lifecycle",
 	"./agent/reports",
 	"./agent/linkpolicy",
+	"./agent/upgrade",
 	"./agent/gate",
 	"./transport/fleet",
 	"./gpu",

@@ -65,7 +65,7 @@ func TestLintian(t *testing.T) {
 
 // The units stay as closed as they are: systemd's own measure, times ten.
 func TestExposure(t *testing.T) {
-	for unit, most := range map[string]string{"tenderd": "12", "tenderd-backup": "12", "tender-agent": "16", "tender-agent-shutdown": "15", "tender-agent-join": "42"} {
+	for unit, most := range map[string]string{"tenderd": "12", "tenderd-backup": "12", "tender-agent": "16", "tender-agent-shutdown": "15", "tender-agent-join": "42", "tender-agent-install": "20"} {
 		host(t, "systemd-analyze", "security", "--offline=true", "--threshold="+most, "../../systemd/"+unit+".service")
 	}
 }
@@ -181,7 +181,7 @@ func (s *site) unit(t *testing.T, property string) string {
 
 func (s *site) install(t *testing.T) {
 	s.apt(t, "old")
-	if got := s.run(t, "systemctl", "is-enabled", "tender-agent.service", "tender-agent-join.path", "tender-agent-shutdown.service"); got != "enabled\nenabled\nenabled" {
+	if got := s.run(t, "systemctl", "is-enabled", "tender-agent.service", "tender-agent-join.path", "tender-agent-install.path", "tender-agent-shutdown.service"); got != "enabled\nenabled\nenabled\nenabled" {
 		t.Errorf("units: %s", got)
 	}
 	// Not joined: quiet, and nothing is wrong with the machine.

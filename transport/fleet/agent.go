@@ -136,7 +136,8 @@ type Readings struct {
 // on the socket, both ways, by purpose.
 type LinkUse struct {
 	Month string // "2026-12", of UTC
-	// Keepalive is beats, headers, acknowledgements and handshakes.
+	// Keepalive is beats, headers, acknowledgements and handshakes; Images has
+	// packages of the agent, too.
 	Keepalive, Readings, Updates, Images, Logs int64
 	// Budget is what the month may use; 0 is no bound.
 	Budget int64

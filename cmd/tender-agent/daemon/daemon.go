@@ -38,7 +38,7 @@ func Root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "tender-agent", Short: "Run tasks on this machine for a Tender control plane",
 	}
-	root.AddCommand(joinCommand(), runCommand(), leaveCommand(), haltCommand(), retryCommand(), settings.Command(), &cobra.Command{
+	root.AddCommand(joinCommand(), runCommand(), leaveCommand(), haltCommand(), retryCommand(), installCommand(), settings.Command(), &cobra.Command{
 		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return nvml.Probe(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
@@ -51,6 +51,7 @@ var settings = conf.Daemon{
 	File: "/etc/tender/agent.yaml",
 	Common: func(f *pflag.FlagSet) {
 		f.String("state", "/var/lib/tender/agent", "directory of the agent's key, certificate and checkpoint")
+		f.Bool("allow-downgrade", false, "let the control plane install versions of the agent older than the one installed")
 	},
 	Serve: addRunFlags,
 	State: "state",

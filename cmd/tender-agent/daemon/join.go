@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenderfleet/tender/agent"
+	"github.com/tenderfleet/tender/agent/install"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
 	"github.com/tenderfleet/tender/cmd/internal/unit"
 	"github.com/tenderfleet/tender/pki"
@@ -33,7 +34,11 @@ func joinCommand() *cobra.Command {
 			"Use - to read it from standard input. The agent's key is made here and stays here.\n\n" +
 			"With the package installed, the agent then starts, now and at each boot. Without\n" +
 			"anybody at the machine, a file with a line in /etc/tender/join does the same: it is\n" +
-			"used as soon as the control plane answers, and wiped.",
+			"used as soon as the control plane answers, and wiped.\n\n" +
+			"Where the control plane names keys that it signs packages of the agent by, they are\n" +
+			"written to /etc/tender/release.pub, unless that file is there: by them the machine\n" +
+			"knows what it may install when 'tender upgrade' asks for it. Whoever has the control\n" +
+			"plane in his hands later cannot change them; the machine's administrator can.",
 		Example: "  tender-agent join tender1.eyJr...\n  tender token create --site lab | ssh box tender-agent join -",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -116,6 +121,11 @@ func (j *joiner) rerun(ctx context.Context, line string) error {
 	}
 	if err := unit.RunAs(ctx, j.state, line, j.stdout, j.stderr, args...); err != nil {
 		return err
+	}
+	if pinned, err := agent.PinKeys(j.state, install.KeysFile); err != nil {
+		fmt.Fprintf(j.stderr, "note: this machine installs no upgrades that its control plane sends: %v\n", err)
+	} else if pinned {
+		fmt.Fprintln(j.stderr, "upgrades of the agent are trusted by the keys in", install.KeysFile)
 	}
 	if !unit.Installed(service) {
 		return nil

@@ -38,8 +38,7 @@ func retryCommand() *cobra.Command {
 		if _, tries, _ := strings.Cut(s.read("trial"), " "); f.digest == "" && tries != mostTries {
 			return errors.New("nothing was rolled back on this machine; systemctl status tender-agent tells what runs")
 		}
-		// The record of the rollback goes last: until then this can be done again.
-		if err := s.clear("trial", "why", "rollback"); err != nil {
+		if err := s.again(); err != nil {
 			return fmt.Errorf("forget the rollback: %w", err)
 		}
 		if f.why == "" {

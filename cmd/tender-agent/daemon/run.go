@@ -18,9 +18,11 @@ import (
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/agent/containerd"
 	"github.com/tenderfleet/tender/agent/gate"
+	"github.com/tenderfleet/tender/agent/install"
 	"github.com/tenderfleet/tender/agent/linkpolicy"
 	"github.com/tenderfleet/tender/agent/tasklog"
 	"github.com/tenderfleet/tender/cmd/internal/conf"
+	"github.com/tenderfleet/tender/cmd/internal/unit"
 	"github.com/tenderfleet/tender/cmd/internal/version"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/gpu/isolate"
@@ -125,6 +127,9 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 		StateDir: v.GetString("state"), Executor: x, Devices: driver, Logs: x.Logs(),
 		Offer: offer, Version: version.Get().Version, Log: log, Link: link, Account: account,
 		Now: clock(v.GetDuration(clockFlag)),
+	}
+	if unit.Installed(installUnit) {
+		cfg.Upgrades = &agent.Upgrades{Keys: install.KeysFile, Dir: install.Dir}
 	}
 	return cfg, func() error { return errors.Join(x.Close(), driver.Close()) }, nil
 }

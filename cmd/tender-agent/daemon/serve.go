@@ -54,6 +54,9 @@ func runCommand() *cobra.Command {
 		}
 		cfg.Turn, cfg.Offers, cfg.Settings = l.supervised(), l.offers, l.trouble
 		cfg.Watch, cfg.Upgrade = t.watch, t.upgrade
+		if cfg.Upgrades != nil {
+			cfg.Upgrades.Again = t.again
+		}
 		err = l.run(cmd.Context(), cfg)
 		l.notify.Stopping()
 		if errors.Is(err, agent.ErrLeft) {

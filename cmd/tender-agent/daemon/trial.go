@@ -104,6 +104,10 @@ func (s start) write(name, line string) (err error) {
 	return s.sync()
 }
 
+// again makes the next start a first try. The record of the rollback goes last:
+// until then this can be done once more.
+func (s start) again() error { return s.clear("trial", "why", "rollback") }
+
 func (s start) clear(names ...string) error {
 	for _, name := range names {
 		if err := os.Remove(filepath.Join(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -206,7 +206,7 @@ TENDER_CONFIG. TENDER_TOKEN may hold a token itself.`,
 	root.AddCommand(
 		a.runCommand(), a.psCommand(), a.taskCommand(), a.whyCommand(),
 		a.agentsCommand(), a.agentCommand(), a.maintenanceCommand(), a.offersCommand(), a.frameworkCommand(),
-		a.roleCommand(), a.quotaCommand(), a.replicasCommand(), a.caCommand(), a.replicaCommand(), a.snapshotCommand(),
+		a.roleCommand(), a.quotaCommand(), a.replicasCommand(), a.caCommand(), a.replicaCommand(), a.snapshotCommand(), a.upgradeCommand(),
 		a.tokenCommand(), a.principalCommand(), a.auditCommand(), a.loginCommand(), a.versionCommand(),
 	)
 	group(root)

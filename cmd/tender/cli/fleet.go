@@ -62,6 +62,9 @@ func (a *app) agentNotes(g client.Agent) {
 	if r := g.Readings; r != nil && r.Settings != "" {
 		fmt.Fprintf(a.Err, "note:  %s: its settings are broken: %s\n", clean(g.ID), clean(r.Settings))
 	}
+	if failedUpgrade(g) {
+		fmt.Fprintf(a.Err, "note:  %s: its upgrade to %s\n", clean(g.ID), clean(upgradeText(g)))
+	}
 }
 
 // clonedField says what is known of a copy of the agent's machine.
@@ -196,6 +199,7 @@ func (a *app) agentTable(w io.Writer, g client.Agent) {
 		if r.Settings != "" {
 			pairs = append(pairs, "Settings", r.Settings)
 		}
+		pairs = append(pairs, "Upgrade", upgradeText(g))
 	}
 	fields(w, pairs...)
 	fmt.Fprintln(w)

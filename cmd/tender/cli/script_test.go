@@ -20,6 +20,7 @@ import (
 
 	"github.com/tenderfleet/tender/controlplane/api"
 	"github.com/tenderfleet/tender/controlplane/api/apitest"
+	"github.com/tenderfleet/tender/controlplane/client/release/releasetest"
 	"github.com/tenderfleet/tender/gpu"
 	"github.com/tenderfleet/tender/transport/fleet"
 )
@@ -76,6 +77,9 @@ type world struct {
 	close func()
 	code  int
 	input string // what the next tender reads
+	tb    testing.TB
+	// signer is the release key.
+	signer *releasetest.Signer
 }
 
 func setup(env *testscript.Env) error {
@@ -97,7 +101,7 @@ func setup(env *testscript.Env) error {
 		defer close(done)
 		_ = srv.Serve(l)
 	}()
-	w := &world{fleet: f, close: func() {
+	w := &world{fleet: f, tb: env.T().(testing.TB), close: func() {
 		_ = srv.Close()
 		<-done
 	}}
@@ -147,6 +151,9 @@ func tender(ts *testscript.TestScript, neg bool, args []string) {
 // happen makes something happen in the fleet.
 func happen(ts *testscript.TestScript, _ bool, args []string) {
 	w := ts.Value(worldKey{}).(*world)
+	if args[0] == "package" && len(args) > 1 {
+		args[1] = ts.MkAbs(args[1])
+	}
 	if err := w.happen(args[0], args[1:]); err != nil {
 		ts.Fatalf("fleet %s: %v", args[0], err)
 	}
@@ -202,12 +209,33 @@ func (w *world) happen(word string, args []string) error {
 		return f.Trust()
 	case "turn": // PHASE of the rotation
 		f.Turn(args[0])
+	case "package": // FILE VERSION ARCH of tender-agent, and its signature
+		return w.pack(args)
+	case "upgraded": // AGENT VERSION|- STATE TEXT: what it tells of the rollout
+		f.Upgraded(fleet.AgentID(args[0]), strings.TrimPrefix(args[1], "-"), args[2], strings.Join(args[3:], " "))
+	case "roll": // DURATION: the rollout goes on for so long
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			return err
+		}
+		return f.Roll(d)
 	case "down": // the replica is gone
 		w.close()
 	default:
 		return errors.New("no such word")
 	}
 	return nil
+}
+
+// pack writes a package, its signature and, beside them, the public key.
+func (w *world) pack(args []string) error {
+	if w.signer == nil {
+		w.signer = releasetest.NewSigner(w.tb)
+	}
+	file := releasetest.Package(w.tb, args[1], args[2])
+	return errors.Join(
+		os.WriteFile(args[0], file, 0o600), os.WriteFile(args[0]+".minisig", []byte(w.signer.Sign(file)), 0o600),
+		os.WriteFile(filepath.Join(filepath.Dir(args[0]), "minisign.pub"), []byte(w.signer.Public), 0o600))
 }
 
 // framework makes an outside framework do something.

@@ -71,7 +71,7 @@ func New() *Fleet {
 // count: "train-1", "train-2".
 func (f *Fleet) Options() api.Options {
 	return api.Options{
-		Version: client.Version{Version: "v1.2.3"}, Local: true, Changed: f.Changed, Now: f.Now, Trio: f, CA: f,
+		Version: client.Version{Version: "v1.2.3"}, Local: true, Changed: f.Changed, Now: f.Now, Trio: f, CA: f, Upgrades: f,
 		NewID: func(prefix string) string {
 			f.mu.Lock()
 			defer f.mu.Unlock()
