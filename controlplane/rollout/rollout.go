@@ -137,7 +137,8 @@ func look(now time.Time, r *state.Rollout, a *fleet.Agent, u *state.AgentUpgrade
 		}
 		return v
 	}
-	runs := connected && s.Told && s.Version == r.Version && v.State != fleet.UpgradeTrial
+	// A trial holds whoever began it: the machine may not say for which rollout.
+	runs := connected && s.Told && s.Version == r.Version && s.Upgrade.State != fleet.UpgradeTrial
 	ended := v.State == fleet.UpgradeRolledBack || v.State == fleet.UpgradeRefused
 	switch {
 	case !u.Healthy.IsZero():

@@ -109,7 +109,7 @@ func TestSignatures(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	tb := &testing.T{}
+	tb := f
 	f.Add(releasetest.Package(tb, "0.2.0-1", "amd64"))
 	f.Add(releasetest.Archive("control.tar", releasetest.Tar(tb, "control", "Package: tender-agent\n"), nil))
 	f.Add(releasetest.Archive("control.tar.gz", []byte{0x1f, 0x8b}, nil))
@@ -117,6 +117,24 @@ func FuzzRead(f *testing.F) {
 		about, err := release.Read(bytes.NewReader(in))
 		if err == nil && (about.Version == "" || about.Arch == "" || len(about.Agent) < 2) {
 			t.Errorf("%+v", about)
+		}
+	})
+}
+
+func FuzzKeysAndSignatures(f *testing.F) {
+	alice := releasetest.NewSigner(f)
+	f.Add(alice.Public, alice.Sign([]byte("file")))
+	f.Add("RWQ=", "untrusted comment: x\nRU\ntrusted comment: y\nz")
+	f.Fuzz(func(t *testing.T, public, signature string) {
+		k, err := release.ParseKey(public)
+		if err != nil {
+			return
+		}
+		if again, err := release.ParseKey(k.Text); err != nil || again.ID != k.ID || again.Text != k.Text {
+			t.Errorf("%+v is read as %+v, %v", k, again, err)
+		}
+		if _, err := release.Check(strings.NewReader("another file"), signature, []release.Key{k}); err == nil {
+			t.Errorf("a signature of anything: %q by %q", signature, public)
 		}
 	})
 }
