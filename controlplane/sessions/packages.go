@@ -150,11 +150,11 @@ func (m *Manager) servePackages(ctx context.Context, conn transport.Session, st 
 		if err := m.sendPackage(ctx, st); err != nil {
 			return err
 		}
-		var err error
-		if st, err = conn.Accept(ctx); err != nil {
-			return nil
+		next, err := conn.Accept(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // it has what it came for
 		}
-		if st.Kind() != transport.StreamPackage {
+		if st = next; st.Kind() != transport.StreamPackage {
 			return fmt.Errorf("a stream of kind %q among those of packages", st.Kind())
 		}
 	}
