@@ -144,6 +144,19 @@ func (d layout) rootKeys() (pairs [][2]string) {
 	return pairs
 }
 
+// rootKeyFiles tells files apart from those that lay there before.
+func (d layout) rootKeyFiles() string {
+	var all strings.Builder
+	for _, pair := range d.rootKeys() {
+		for _, file := range pair {
+			if info, err := os.Stat(file); err == nil {
+				fmt.Fprintf(&all, "%s %d %d\n", file, info.Size(), info.ModTime().UnixNano())
+			}
+		}
+	}
+	return all.String()
+}
+
 var errNoRootKey = errors.New("the root key is not on this replica")
 
 // openRoot opens the key of a root, if it and its passphrase are here.

@@ -90,7 +90,8 @@ type Replica struct {
 	// members is what is known of the replicas while this one leads.
 	members members
 	// granting is held while the root key is used.
-	granting sync.Mutex
+	granting  sync.Mutex
+	openedKey openedKey
 	// hastened is which rotation's renewals were asked for here, and when.
 	hastened hastened
 	// files are the packages of tender-agent, wanted those that another replica

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -94,7 +95,7 @@ func (r *Replica) grant(ctx context.Context, from fleet.ReplicaID, q question) (
 		if err != nil {
 			return answer{}, err
 		}
-		_, err = r.dir.openRoot(root)
+		_, err = r.openRoot(root)
 		return answer{}, err
 	case q.Op == opRoot:
 		if !rot.Active() || rot.Number != q.Rotation || rot.Phase != state.RotationMaking || rot.Holder != r.self.ID {
@@ -136,11 +137,49 @@ func (r *Replica) ask(ctx context.Context, id fleet.ReplicaID, q question) (answ
 // checkRootKey finds out at the start whether the key that lies here can be
 // opened. None need lie here.
 func (r *Replica) checkRootKey() error {
-	_, err := r.dir.openRoot(r.issuer.Load().root)
+	r.granting.Lock()
+	defer r.granting.Unlock()
+	_, err := r.openRoot(r.issuer.Load().root)
 	if errors.Is(err, errNoRootKey) {
 		return nil
 	}
 	return err
+}
+
+// keepOpened is how long an opened root key is kept in memory: a join asks twice
+// for it, and to open it takes a small machine a second.
+const keepOpened = 30 * time.Second
+
+// openedKey is a root key that was opened a moment ago.
+type openedKey struct {
+	key   crypto.Signer
+	root  *x509.Certificate
+	files string // what lay there then
+	until time.Time
+}
+
+// openRoot is layout.openRoot; granting is held. A key that has been taken away
+// meanwhile is not used.
+func (r *Replica) openRoot(root *x509.Certificate) (crypto.Signer, error) {
+	files := r.dir.rootKeyFiles()
+	if o := r.openedKey; o.key != nil && o.root.Equal(root) && o.files == files && time.Now().Before(o.until) {
+		return o.key, nil
+	}
+	key, err := r.dir.openRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	r.openedKey = openedKey{key, root, files, time.Now().Add(keepOpened)}
+	return key, nil
+}
+
+// forgetRootKey drops an opened key whose time is over.
+func (r *Replica) forgetRootKey() {
+	r.granting.Lock()
+	defer r.granting.Unlock()
+	if !time.Now().Before(r.openedKey.until) {
+		r.openedKey = openedKey{}
+	}
 }
 
 // noHolderError says that no replica can use the root key now, and why.
@@ -290,7 +329,7 @@ func (r *Replica) signJoiner(csr []byte) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	key, err := r.dir.openRoot(root)
+	key, err := r.openRoot(root)
 	if err != nil {
 		return answer{}, err
 	}

@@ -92,6 +92,7 @@ func (r *Replica) keepIssuer(ctx context.Context) error {
 		case <-tick.C:
 		}
 		r.hasten()
+		r.forgetRootKey()
 		if time.Now().Before(again) {
 			continue
 		}
@@ -228,7 +229,7 @@ func (r *Replica) signFor(rec *state.Replica, rot *state.Rotation, csr []byte) (
 	if !rotation.Due(issuerFacts(now, rec.Round, root), rot, leafLife, time.Now()) {
 		return answer{}, errors.New("as far as this replica knows, no new intermediate is due there")
 	}
-	key, err := r.dir.openRoot(root)
+	key, err := r.openRoot(root)
 	if err != nil {
 		return answer{}, err
 	}

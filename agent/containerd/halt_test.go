@@ -11,6 +11,7 @@ import (
 // At a shutdown a task has its grace period, and one that ignores TERM does not
 // hold the others or the machine.
 func TestHalt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	heeds := task("heeds", sh("trap 'exit 3' TERM; while :; do sleep 0.05; done"))

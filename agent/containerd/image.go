@@ -190,8 +190,14 @@ func (x *Executor) leased(ctx context.Context, f func(context.Context) error) (e
 			x.log.WarnContext(ctx, "cannot give back a lease; it expires within a day", "lease", id, "error", delErr)
 		}
 	}()
-	// Also when this is cancelled it may have had its effect.
-	if _, err := service.Create(ctx, leases.WithID(id), leases.WithExpiration(24*time.Hour)); err != nil {
+	// Not cancelled: it could have its effect after the lease was given back.
+	create, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	_, err = service.Create(create, leases.WithID(id), leases.WithExpiration(24*time.Hour))
+	cancel()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return err
 	}
 	// The client would write lines of its own to stderr; what matters is in

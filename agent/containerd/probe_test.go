@@ -18,6 +18,7 @@ import (
 // An agent that dies while it checks a task leaves the check's process. The
 // next check of that name takes its place.
 func TestACheckThatADeadAgentLeft(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	sleeper := task("checked", []string{"sleep", "1000"})
@@ -55,6 +56,7 @@ func TestACheckThatADeadAgentLeft(t *testing.T) {
 
 // A check has what the task has, and no more.
 func TestWhatACheckIsGiven(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	sleeper := task("checked", []string{"sleep", "1000"})

@@ -16,6 +16,7 @@ import (
 )
 
 func TestPull(t *testing.T) {
+	t.Parallel()
 	pullScenarios(t, newWorld(t, ctrd.Debian(t)))
 }
 

@@ -18,6 +18,7 @@ import (
 )
 
 func TestOutOfMemoryIsKnownToAnAgentThatWasAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	before, err := New(w.cfg)
 	if err != nil {
@@ -58,6 +59,7 @@ func TestOutOfMemoryIsKnownToAnAgentThatWasAway(t *testing.T) {
 
 // Without readable counters, the event tells; one subscription serves all.
 func TestOutOfMemoryByEvent(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	x.cgroups.root = t.TempDir()
@@ -97,6 +99,7 @@ func TestOutOfMemoryByEvent(t *testing.T) {
 }
 
 func TestABrokenLogWriterFailsTheStart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t, func(c *Config) { c.LogBinary = []string{"/bin/false", "log"} })
 	err := x.Start(t.Context(), task("unlogged", []string{"true"}))
@@ -108,6 +111,7 @@ func TestABrokenLogWriterFailsTheStart(t *testing.T) {
 
 // Logs are complete although the agent, and then containerd, were gone.
 func TestLogsOutliveAgentAndContainerd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	before, err := New(w.cfg)
 	if err != nil {
@@ -139,6 +143,7 @@ func TestLogsOutliveAgentAndContainerd(t *testing.T) {
 
 // What an agent that was killed half-way through a start has left is replaced.
 func TestAHalfStartedTaskIsStartedAnew(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	half := task("half", sh("echo ran"))
@@ -173,6 +178,7 @@ func TestAHalfStartedTaskIsStartedAnew(t *testing.T) {
 // A container from before a restart of the machine may have run: the task is
 // reported, and not run a second time.
 func TestATaskFromBeforeARestartOfTheMachineIsNotStartedAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	old := task("old", sh("echo ran"))
@@ -196,6 +202,7 @@ func TestATaskFromBeforeARestartOfTheMachineIsNotStartedAgain(t *testing.T) {
 // containerd clears up after a caller that is gone, takes its time, and does so
 // under the feet of who starts the same task again.
 func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	next := w.open(t)
 	run(t, next, task("unpacks-the-image", []string{"true"}))
@@ -232,6 +239,7 @@ func TestAStartThatAKilledAgentLeftHalfDoneIsDoneByTheNext(t *testing.T) {
 
 // What bars a name for good costs a task its name, and nothing else.
 func TestATaskWhoseNameIsBarredIsStartedUnderAnother(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	job := task("barred", sh("echo ran; sleep 0.5"))

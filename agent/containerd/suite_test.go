@@ -9,6 +9,7 @@ import (
 )
 
 func TestSuiteOnDebiansContainerd(t *testing.T) {
+	t.Parallel()
 	suite(t, newWorld(t, ctrd.Debian(t)))
 }
 

@@ -32,6 +32,7 @@ func wantPrinted(t *testing.T, x *Executor, task executor.Task, want string) {
 }
 
 func TestWhatATaskIsGiven(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	for name, c := range map[string]struct {
@@ -124,6 +125,7 @@ func hostNetns(t *testing.T) string {
 }
 
 func TestLimitsReachTheKernel(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	if x.cgroups.unified {
@@ -186,6 +188,7 @@ func TestLimitsReachTheKernel(t *testing.T) {
 
 // A task dies at its limit, not at what it asked for.
 func TestMemoryAboveTheRequest(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	for name, c := range map[string]struct {
@@ -211,6 +214,7 @@ func TestMemoryAboveTheRequest(t *testing.T) {
 }
 
 func TestInvalidTasks(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	archive, err := testimage.Build(testimage.Options{
@@ -260,6 +264,7 @@ func TestInvalidTasks(t *testing.T) {
 }
 
 func TestIsolateIsAskedForEveryTaskAndHasTheLastWord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	var asked [][]gpu.UUID
 	refuse := errors.New("device is gone")
@@ -290,6 +295,7 @@ func TestIsolateIsAskedForEveryTaskAndHasTheLastWord(t *testing.T) {
 
 // A start given up at any moment leaves nothing, nor do many tasks at once.
 func TestGivenUpStartsAndManyTasksLeaveNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
 	for after := time.Millisecond; after < 300*time.Millisecond; after = after * 5 / 3 {

@@ -10,17 +10,21 @@ import (
 // newest 2.x. Only what may differ between daemons is repeated.
 
 func TestSuiteOnDebian13sContainerd(t *testing.T) {
+	t.Parallel()
 	suite(t, newWorld(t, ctrd.Debian13(t)))
 }
 
 func TestPullOnDebian13sContainerd(t *testing.T) {
+	t.Parallel()
 	pullScenarios(t, newWorld(t, ctrd.Debian13(t)))
 }
 
 func TestSuiteOnContainerd2(t *testing.T) {
+	t.Parallel()
 	suite(t, newWorld(t, ctrd.V2(t)))
 }
 
 func TestPullOnContainerd2(t *testing.T) {
+	t.Parallel()
 	pullScenarios(t, newWorld(t, ctrd.V2(t)))
 }

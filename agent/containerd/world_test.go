@@ -3,6 +3,7 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,10 @@ func TestMain(m *testing.M) {
 		// Under the race detector os.Exit takes a second, for which the shim
 		// would wait.
 		syscall.Exit(tasklog.Main(os.Args[2:]))
+	}
+	// Each test waits for a containerd of its own, and for little else.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

@@ -28,6 +28,9 @@ type Fleet struct {
 	dir string
 	// Level is what the log of the test gets; LevelWarn unless changed.
 	Level slog.Level
+	// Patience multiplies Raft's time-outs; 0 means 1. Beats between replicas are
+	// most of the work where much time passes.
+	Patience int
 	// Tune, when set, may change how a replica is started.
 	Tune func(id fleet.ReplicaID, cfg *controlplane.Config)
 	// TuneAgent, when set, may change how an agent joins and is started.
@@ -128,10 +131,7 @@ func (f *Fleet) Up(n int) {
 		conn := f.conn(f.host(0, 7443))
 		r := &Replica{ID: id, Addr: conn.LocalAddr().String(), f: f, dir: filepath.Join(f.dir, string(id))}
 		if i == 0 {
-			_, err := controlplane.Init(f.tb.Context(), controlplane.InitOptions{
-				DataDir: r.dir, ID: id, Addr: r.Addr, TrustDomain: TrustDomain,
-			})
-			f.fatal(err)
+			f.found(r)
 		} else {
 			_, err := controlplane.Join(f.tb.Context(), f.Line(pki.KindReplica, 1), controlplane.JoinOptions{
 				DataDir: r.dir, ID: id, Addr: r.Addr, Conn: f.conn(f.host(2, 1000)),
@@ -168,6 +168,7 @@ func (r *Replica) Start() { r.f.tb.Helper(); r.start(r.f.conn(r.Addr)) }
 func (r *Replica) start(conn net.PacketConn) {
 	r.f.tb.Helper()
 	cfg := controlplane.Config{DataDir: r.dir, Conn: conn, Version: "test", Log: r.f.log(string(r.ID))}
+	cfg.Patience = r.f.Patience
 	if r.f.Tune != nil {
 		r.f.Tune(r.ID, &cfg)
 	}

@@ -81,7 +81,12 @@ func (w *world) away(t *testing.T) {
 			t.Errorf("%s: the original does not run on", policy)
 		}
 	}
-	t.Logf("replaced %.1f s after the cut", time.Since(began).Seconds())
+	took = time.Since(began)
+	t.Logf("replaced %.1f s after the cut", took.Seconds())
+	// Its last word was at most one question, which it asks every 5 s, before that.
+	if took < fleet.MinLostAfter-10*time.Second || took > fleet.MinLostAfter+10*time.Second {
+		t.Errorf("replaced after %v, want %v after the last word", took, fleet.MinLostAfter)
+	}
 	must(t, w.bed.Restore(t.Context(), "r1"))
 	back := time.Now()
 
