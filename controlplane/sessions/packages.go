@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// maxPackages bounds the packages that a replica sends at a time.
-	maxPackages = 8
+	// maxPackages bounds the packages that a replica sends at a time,
+	// maxOwnPackages those of them that go to one agent.
+	maxPackages    = 8
+	maxOwnPackages = 2
 	// packageTime bounds the way of one piece over a link.
 	packageTime = 2 * time.Minute
 	// packageRetry is when to ask again that comes too early.
