@@ -301,7 +301,7 @@ func (v *View) waits(i int) string {
 	switch {
 	case todo == 0 && ring.Count(Healthy) == 0 && ring.Count(Away) > 0:
 		return fmt.Sprintf("an agent: none of the %d that are left is connected", ring.Count(Away))
-	case healthy*100 >= r.Healthy*(healthy+todo) && (ring.Count(Healthy) > 0 || todo == 0):
+	case healthy*100 >= r.Healthy*(healthy+todo):
 		return ""
 	}
 	return pending(ring, r)

@@ -304,6 +304,17 @@ func TestRolloutOverTwoRings(t *testing.T) {
 		if _, err := canary.fetch(strings.Repeat("0", 64), 0); err == nil || err.Error() != string(wire.RefusedNotFound) {
 			t.Errorf("another one: %v", err)
 		}
+		// One agent does not take what is there for all.
+		for range 2 {
+			held, err := canary.session.Open(t.Context(), transport.StreamPackage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Reset()
+		}
+		if got, err := canary.fetch(digest, 0); !errors.Is(err, transport.ErrStreamReset) {
+			t.Errorf("a third package at a time: %d bytes, %v", len(got), err)
+		}
 		canary.says(fleet.UpgradeTrial, "v2.0")
 		time.Sleep(30 * time.Second)
 		canary.says(fleet.UpgradeDone, "v2.0")

@@ -138,3 +138,38 @@ func FuzzKeysAndSignatures(f *testing.F) {
 		}
 	})
 }
+
+// What minisign 0.11 of Debian 12 has made: a key, and its signatures of the
+// file "package\n", by default and with -l.
+const (
+	debianPublic = `untrusted comment: minisign public key 98B3DD36D21911D2
+RWTSERnSNt2zmEKXbloFbdgIB98Z7C7NPfPLW3BcK8wSf9MQgHN61IgU
+`
+	debianSignature = `untrusted comment: signature from minisign secret key
+RUTSERnSNt2zmL/Uerad5fHcj7FMrzr3I6vn9M6DHfdY6rivlqJtH5ZQP9L7OoeVQCvhid8NuQOhYxnNBNQarKkOYPssssKm2wk=
+trusted comment: timestamp:1795672597	file:f	hashed
+nWkN4ZbLPtjA7JduQpWc6crkGYu8ftGCUhHqUegRWuBwSIxutAXSGoRfAaobyAVODj4iRgmUEqmHTrdJ9a2vDw==
+`
+	debianLegacy = `untrusted comment: signature from minisign secret key
+RWTSERnSNt2zmJEbyVvcNmYj3pFSpySxPqxp9UBCrwqDYMTghnZYWx1IXz74YGMCj1Vmbygo7AWiqergza5SA9LfK5RXBb5zhwI=
+trusted comment: timestamp:1795672597	file:f
+UCspUNXgviK79rFmFgmj32Am0/SgLeJdhlgs6e6yKg+l8Etvb34vCWJGjsvu2zOtBoNA0qxfS8QUtl/24STbDQ==
+`
+)
+
+func TestReadsWhatMinisignWrites(t *testing.T) {
+	key, err := release.ParseKey(debianPublic)
+	if err != nil || key.ID != "98B3DD36D21911D2" || key.Comment != "minisign public key 98B3DD36D21911D2" {
+		t.Fatalf("%+v, %v", key, err)
+	}
+	keys := []release.Key{key}
+	if got, err := release.Check(strings.NewReader("package\n"), debianSignature, keys); err != nil || got.Size != 8 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := release.Check(strings.NewReader("package"), debianSignature, keys); !errors.Is(err, release.ErrSignature) {
+		t.Errorf("of another file: %v", err)
+	}
+	if _, err := release.Check(strings.NewReader("package\n"), debianLegacy, keys); err == nil || !strings.Contains(err.Error(), "without -l") {
+		t.Errorf("of the legacy form: %v", err)
+	}
+}
