@@ -289,6 +289,7 @@ var core = []string{
 	"./controlplane/allocator",
 	"./controlplane/leader",
 	"./controlplane/framework",
+	"./controlplane/rotation",
 	"./controlplane/rollout",
 	"./agent/lifecycle",
 	"./agent/reports",
