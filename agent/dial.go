@@ -58,7 +58,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		if time.Since(began) > steady {
 			back.Reset()
 			mends = 0
-			wait = time.Duration(rand.Float64() * float64(max(d.spread, transport.DefaultBackoffMin)))
+			wait = again(err, d.spread, rand.Float64())
 		}
 		var refused *refusedError
 		var closed *transport.CloseError
@@ -83,6 +83,17 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 		sleep(ctx, wait)
 	}
 	return ctx.Err()
+}
+
+// again is how long to wait after a session that has lasted. Agents that lose
+// theirs all at once spread over the time that their replica has asked for; those
+// that find it silent do so at times of their own, since each beats by its own
+// clock. r is drawn at random from [0,1).
+func again(err error, spread time.Duration, r float64) time.Duration {
+	if errors.Is(err, errSilent) {
+		spread = 0
+	}
+	return time.Duration(r * float64(max(spread, transport.DefaultBackoffMin)))
 }
 
 // rounds chooses the next address: the hinted one first, then each in turn, in

@@ -19,6 +19,8 @@
 //	logs/           what tasks print
 //	packages/       the package of another version, as far as it has come
 //	install/        what is asked of root (package install)
+//	start/          which versions of the agent have passed their gate or have
+//	                failed: agent-start's, which starts it (package gate)
 //
 // The session is with any replica (dial.go), over QUIC or, where UDP is blocked,
 // over TCP (seek.go moves it back). Dialling puts right what it can: a

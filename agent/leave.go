@@ -75,7 +75,7 @@ func exists(path string) bool {
 // is removed when it is old.
 func Forget(state string) error {
 	// The identity goes first: without it no agent takes up the rest.
-	for _, name := range []string{"pki", "pki-previous", "agent.db", "agent.json", "leave.json"} {
+	for _, name := range []string{"pki", "pki-previous", "agent.db", "agent.json", joinedKeys, "packages", "install", "leave.json"} {
 		if err := os.RemoveAll(filepath.Join(state, name)); err != nil {
 			return fmt.Errorf("forget the fleet: %w", err)
 		}

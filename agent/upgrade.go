@@ -60,8 +60,8 @@ func keepKeys(stateDir string, lines []string) error {
 
 // PinKeys makes the keys that were told at the join those that the machine
 // trusts, in the file path, unless there are any: what is pinned, no control
-// plane changes. It reports whether it has pinned some. stateDir may be another
-// user's.
+// plane changes. It reports whether it has pinned some; that others are pinned is
+// an error. stateDir may be another user's.
 func PinKeys(stateDir, path string) (bool, error) {
 	text, err := install.ReadForeign(stateDir, joinedKeys)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,7 +74,20 @@ func PinKeys(stateDir, path string) (bool, error) {
 	if err != nil || len(keys) == 0 {
 		return false, fmt.Errorf("pin release keys: %s has none (%v)", filepath.Join(stateDir, joinedKeys), err)
 	}
-	return install.Pin(path, keys)
+	pinned, err := install.Pin(path, keys)
+	if pinned || err != nil {
+		return pinned, err
+	}
+	have, err := install.ReadKeys(path)
+	if err != nil {
+		return false, err
+	}
+	for _, k := range keys {
+		if !have.Has(k) {
+			return false, fmt.Errorf("%s is kept as it is, and lacks the key %s of this control plane; add that line to it if you trust it", path, k)
+		}
+	}
+	return false, nil
 }
 
 const (

@@ -158,6 +158,44 @@ func (u *upgrading) handedOver(want bool) {
 	}
 }
 
+// Whoever comes first is trusted; what is pinned stays.
+func TestPinKeys(t *testing.T) {
+	dir := t.TempDir()
+	path := dir + "/pinned.pub"
+	first, _, _ := minisign.GenerateKey(nil)
+	second, _, _ := minisign.GenerateKey(nil)
+	for _, tc := range []struct {
+		name   string
+		told   []string
+		pinned bool
+		err    string
+	}{
+		{"none are told", nil, false, ""},
+		{"the first", []string{first.String()}, true, ""},
+		{"the same again", []string{first.String()}, false, ""},
+		{"another control plane", []string{first.String(), second.String()}, false, "lacks the key " + second.String()},
+		{"none any more", nil, false, ""},
+	} {
+		if err := keepKeys(dir, tc.told); err != nil {
+			t.Fatal(err)
+		}
+		pinned, err := PinKeys(dir, path)
+		if pinned != tc.pinned || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%s: pinned %v, %v", tc.name, pinned, err)
+		}
+	}
+	if keys, err := install.ReadKeys(path); err != nil || len(keys) != 1 || !keys.Has(first) {
+		t.Errorf("%v, %v", keys, err)
+	}
+	// The directory is the agent's, who may wish root to read something else.
+	if err := errors.Join(os.WriteFile(dir+"/secret", []byte(second.String()), 0o600), os.Remove(path), os.Symlink(dir+"/secret", dir+"/release.pub")); err != nil {
+		t.Fatal(err)
+	}
+	if pinned, err := PinKeys(dir, dir+"/other"); pinned || err == nil {
+		t.Errorf("through a link: pinned %v, %v", pinned, err)
+	}
+}
+
 func TestUpgrade(t *testing.T) {
 	for name, scenario := range map[string]func(u *upgrading){
 		"fetched, verified, handed over": func(u *upgrading) {

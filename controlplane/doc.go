@@ -20,6 +20,11 @@
 // others ask that one, over their own sessions, to sign the intermediates whose
 // keys they make.
 //
+// Versions of the agent come from packages that operators add: files beside the
+// log, which replicas fetch from each other (packages.go). Package rollout
+// decides who is upgraded when, the leader records it, and each replica tells
+// its own agents (upgrade.go).
+//
 // Clocks may be wrong and may be set. Leases, offers, filters, the wait before an
 // agent counts as unreachable and Raft's time-outs run on what time.Now measures
 // within one process, which a step of the clock does not touch; nothing that is
@@ -36,5 +41,6 @@
 //	                    root-N.key of the one that rotation N made
 //	operator/           a credential for tender, on the first replica only
 //	raft/               log and snapshots
+//	packages/           packages of tender-agent, by their digests
 //	reset.key           the secret of QUIC's stateless resets
 package controlplane

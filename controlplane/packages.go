@@ -244,29 +244,32 @@ func (r *Replica) fetchFrom(ctx context.Context, m registrar.Replica, p fleet.Pa
 }
 
 // havePackage answers the leader, and fetches what is not here.
-func (r *Replica) havePackage(p *fleet.Package) (answer, error) {
+func (r *Replica) havePackage(p *fleet.Package) answer {
 	if p == nil {
-		return answer{}, errors.New("the question names no package")
+		return answer{Error: "the question names no package"}
 	}
 	if err := p.Check(); err != nil {
-		return answer{}, err
+		return answer{Error: err.Error()}
 	}
 	if r.files.Has(p.SHA256) {
-		return answer{Held: true}, nil
+		return answer{Held: true}
 	}
 	r.wanted.put(*p)
-	return answer{}, nil
+	return answer{}
 }
 
 // AddPackage takes in a package: its signature is verified, its fields are read,
-// and it is recorded once a majority of the voters has the file.
-func (r *Replica) AddPackage(ctx context.Context, signature string, body io.Reader, by string) (state.Package, error) {
-	var none state.Package
+// and it is recorded once a majority of the voters has the file: holders.
+func (r *Replica) AddPackage(ctx context.Context, signature string, body io.Reader, by string) (p state.Package, holders []fleet.ReplicaID, err error) {
 	if _, err := r.current(); err != nil {
-		return none, err
+		return p, nil, err
 	}
+	if !r.adding.TryLock() {
+		return p, nil, client.NewProblem(client.CodeUnavailable, "try again when that is done", "another package is being added")
+	}
+	defer r.adding.Unlock()
 	if h := r.raft.Health(); h.Low || h.Fault != "" {
-		return none, client.NewProblem(client.CodeUnavailable, "make space on the disk of its data directory", "the replica %s is short of disk space (%d bytes are free)", r.self.ID, h.Free)
+		return p, nil, client.NewProblem(client.CodeUnavailable, "make space on the disk of its data directory", "the replica %s is short of disk space (%d bytes are free)", r.self.ID, h.Free)
 	}
 	var keys []release.Key
 	r.raft.Stale(func(s *state.State) {
@@ -274,18 +277,17 @@ func (r *Replica) AddPackage(ctx context.Context, signature string, body io.Read
 			keys = append(keys, release.Key{ID: id, Text: k.Key})
 		}
 	})
-	p, err := r.takeIn(signature, body, keys)
-	if err != nil {
-		return none, err
+	if p, err = r.takeIn(signature, body, keys); err != nil {
+		return p, nil, err
 	}
-	if err := r.spread(ctx, p.Package); err != nil {
-		return none, err
+	if holders, err = r.spread(ctx, p.Package); err != nil {
+		return p, nil, err
 	}
 	results, err := r.raft.Propose(ctx, state.Command{Time: time.Now(), By: by, PutPackage: &p})
 	if err != nil {
-		return none, err
+		return p, nil, err
 	}
-	return p, results[0].Err()
+	return p, holders, results[0].Err()
 }
 
 func (r *Replica) takeIn(signature string, body io.Reader, keys []release.Key) (state.Package, error) {
@@ -316,41 +318,34 @@ func (r *Replica) takeIn(signature string, body io.Reader, keys []release.Key) (
 
 // spread has the other voters fetch a package and waits until a majority of all
 // has it.
-func (r *Replica) spread(ctx context.Context, p fleet.Package) error {
+func (r *Replica) spread(ctx context.Context, p fleet.Package) (holders []fleet.ReplicaID, err error) {
 	tick := time.NewTicker(lookForPackages / 2)
 	defer tick.Stop()
 	for {
-		voters, held := 0, 0
-		var silent error
+		voters, silent := 0, error(nil)
+		holders = nil
 		for _, m := range r.raft.Replicas() {
 			if !m.Voter {
 				continue
 			}
 			voters++
-			if m.ID == r.self.ID {
-				held++
-				continue
-			}
-			var got answer
-			switch err := r.raft.Ask(ctx, m.ID, question{Op: opPackage, Package: &p}, &got); {
+			switch got, err := r.ask(ctx, m.ID, question{Op: opPackage, Package: &p}); {
 			case err != nil:
 				silent = errors.Join(silent, err)
-			case got.Error != "":
-				silent = errors.Join(silent, fmt.Errorf("replica %s: %s", m.ID, got.Error))
 			case got.Held:
-				held++
+				holders = append(holders, m.ID)
 			}
 		}
-		if held > voters/2 {
-			return nil
+		if len(holders) > voters/2 {
+			return holders, nil
 		}
 		select {
 		case <-ctx.Done():
-			text := fmt.Sprintf("only %d of %d replicas have the package", held, voters)
+			text := fmt.Sprintf("only %d of %d replicas have the package", len(holders), voters)
 			if silent != nil {
 				text += ": " + silent.Error()
 			}
-			return client.NewProblem(client.CodeUnavailable, "look how they are: tender replica ls; then add it again", "%s", text)
+			return nil, client.NewProblem(client.CodeUnavailable, "look how they are: tender replica ls; then add it again", "%s", text)
 		case <-tick.C:
 		}
 	}

@@ -95,9 +95,10 @@ type Replica struct {
 	// hastened is which rotation's renewals were asked for here, and when.
 	hastened hastened
 	// files are the packages of tender-agent, wanted those that another replica
-	// is about to record.
+	// is about to record; adding is held while one is added here.
 	files  *packages.Store
 	wanted wanted
+	adding sync.Mutex
 	// opened is set when raft can be asked: handshakes begin before that.
 	opened atomic.Bool
 }

@@ -61,13 +61,11 @@ func (r *Replica) answerReplica(ctx context.Context, from fleet.ReplicaID, data 
 	err := json.Unmarshal(data, &q)
 	switch {
 	case err == nil && q.Op == opPackage:
-		a, err = r.havePackage(q.Package)
+		a = r.havePackage(q.Package)
 	case err == nil:
 		a, err = r.grant(ctx, from, q)
 	}
-	if err != nil && q.Op == opPackage {
-		a = answer{Error: err.Error()}
-	} else if err != nil {
+	if err != nil {
 		r.log.Warn("root key not used", "for", from, "what", q.Op, "error", err)
 		a = answer{Error: err.Error()}
 	}
@@ -126,7 +124,7 @@ func (r *Replica) rootOf(pin string) (*x509.Certificate, error) {
 	return nil, fmt.Errorf("the root %.80q is not trusted here", pin)
 }
 
-// ask puts a question about the root key to a replica.
+// ask puts a question to a replica.
 func (r *Replica) ask(ctx context.Context, id fleet.ReplicaID, q question) (answer, error) {
 	var a answer
 	err := r.raft.Ask(ctx, id, q, &a)

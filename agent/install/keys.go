@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"aead.dev/minisign"
@@ -96,6 +97,11 @@ func (keys Keys) Text() []byte {
 		out = append(append(out, text...), '\n')
 	}
 	return out
+}
+
+// Has reports whether a key is one of them.
+func (keys Keys) Has(key minisign.PublicKey) bool {
+	return slices.ContainsFunc(keys, func(k minisign.PublicKey) bool { return k.Equal(key) })
 }
 
 // Pin writes keys to a file, unless it is there already: whoever comes first is

@@ -41,6 +41,14 @@
 //	GET  /tokens               POST /tokens, DELETE /tokens/ID
 //	GET  /principals           POST /principals, POST /principals/ID/revoke
 //	GET  /audit                ?limit= &by=; who asked for what
+//	GET  /upgrade              packages of tender-agent, release keys, the last rollout
+//	POST /upgrade/keys         {"key": "RW..."}; DELETE /upgrade/keys/ID
+//	POST /upgrade/packages     the file; its signature, in base64, is the header
+//	                           Tender-Signature. DELETE /upgrade/packages/VERSION
+//	POST /upgrade/start        {"version": "0.2.0", "rings": ["canary=site:lab",
+//	                           "rest"], "soak": "10m", "healthy": 100,
+//	                           "max_failures": 0, "at_once": 10}
+//	POST /upgrade/pause, /upgrade/resume, /upgrade/abort
 //	GET  /whoami               who the asker is taken for
 //	GET  /replicas, /version   answered by every replica
 //	GET  /healthz              200 while a leader is known

@@ -46,10 +46,10 @@ func ringDoc(ring *rollout.RingView) client.RolloutRing {
 	}
 	for _, a := range ring.Agents {
 		d := client.RolloutAgent{Agent: string(a.ID), State: a.State, Text: a.Text, Connected: a.Connected, Forgiven: a.Forgiven}
-		switch a.Standing {
-		case rollout.InFlight:
+		if a.Standing == rollout.InFlight {
 			doc.InFlight = append(doc.InFlight, d)
-		case rollout.Failed:
+		}
+		if a.Standing == rollout.Failed {
 			doc.Failures = append(doc.Failures, d)
 		}
 	}

@@ -21,8 +21,8 @@ import (
 // package release.
 type Upgrades interface {
 	// AddPackage reads a package, verifies its signature, and records it once a
-	// majority of the replicas has it. by is who asks.
-	AddPackage(ctx context.Context, signature string, body io.Reader, by string) (state.Package, error)
+	// majority of the replicas has it: holders. by is who asks.
+	AddPackage(ctx context.Context, signature string, body io.Reader, by string) (p state.Package, holders []fleet.ReplicaID, err error)
 	// Holders says which replicas have the package of a digest. It never blocks.
 	Holders(sum string) []fleet.ReplicaID
 }
@@ -82,7 +82,7 @@ func (h *handler) addPackage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || len(signature) > fleet.MaxSignature {
 		return badRequest("the header %s is to hold the signature, in base64", client.HeaderSignature)
 	}
-	p, err := h.Upgrades.AddPackage(r.Context(), string(signature), r.Body, access.From(r.Context()).String())
+	p, holders, err := h.Upgrades.AddPackage(r.Context(), string(signature), r.Body, access.From(r.Context()).String())
 	switch {
 	case errors.Is(err, release.ErrSignature), errors.Is(err, release.ErrPackage):
 		return client.NewProblem(client.CodeInvalid, "", "%v", err)
@@ -90,7 +90,8 @@ func (h *handler) addPackage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	noteDone(r.Context())
-	return answer(w, http.StatusOK, h.packageDoc(p))
+	p.Added = h.Now()
+	return answer(w, http.StatusOK, h.packageDoc(p, holders))
 }
 
 func (h *handler) removePackages(w http.ResponseWriter, r *http.Request) error {
@@ -218,14 +219,14 @@ func (h *handler) showUpgrade(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, p := range list { // outside: it asks the replica
-		doc.Packages = append(doc.Packages, h.packageDoc(p))
+		doc.Packages = append(doc.Packages, h.packageDoc(p, h.Upgrades.Holders(p.SHA256)))
 	}
 	return answer(w, http.StatusOK, doc)
 }
 
-func (h *handler) packageDoc(p state.Package) client.Package {
+func (h *handler) packageDoc(p state.Package, holders []fleet.ReplicaID) client.Package {
 	return client.Package{
 		Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Size: p.Size, Key: p.Key, Added: utc(p.Added),
-		Replicas: plain(h.Upgrades.Holders(p.SHA256)), Of: len(h.b.Status().Replicas),
+		Replicas: plain(holders), Of: len(h.b.Status().Replicas),
 	}
 }

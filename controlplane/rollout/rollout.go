@@ -137,7 +137,8 @@ func look(now time.Time, r *state.Rollout, a *fleet.Agent, u *state.AgentUpgrade
 		}
 		return v
 	}
-	runs := connected && s.Told && s.Version == r.Version && v.State != fleet.UpgradeTrial
+	// A trial holds whoever began it: the machine may not say for which rollout.
+	runs := connected && s.Told && s.Version == r.Version && s.Upgrade.State != fleet.UpgradeTrial
 	ended := v.State == fleet.UpgradeRolledBack || v.State == fleet.UpgradeRefused
 	switch {
 	case !u.Healthy.IsZero():
@@ -300,7 +301,7 @@ func (v *View) waits(i int) string {
 	switch {
 	case todo == 0 && ring.Count(Healthy) == 0 && ring.Count(Away) > 0:
 		return fmt.Sprintf("an agent: none of the %d that are left is connected", ring.Count(Away))
-	case healthy*100 >= r.Healthy*(healthy+todo) && (ring.Count(Healthy) > 0 || todo == 0):
+	case healthy*100 >= r.Healthy*(healthy+todo):
 		return ""
 	}
 	return pending(ring, r)

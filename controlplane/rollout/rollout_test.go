@@ -153,6 +153,11 @@ func TestRingsOpenOneAfterTheOther(t *testing.T) {
 	w.says(fleet.UpgradeTrial, "lab-1")
 	w.look(time.Hour)
 	w.waits(0, "2 to be upgraded")
+	tried := w.seen["lab-1"]
+	tried.Upgrade.Rollout = "" // a trial is one, whoever began it
+	w.seen["lab-1"] = tried
+	w.look(time.Hour)
+	w.waits(0, "2 to be upgraded")
 	w.says(fleet.UpgradeDone, "lab-1", "lab-2")
 	w.look(9 * time.Minute)
 	w.waits(0, "2 to run it for 10m0s")
@@ -353,6 +358,29 @@ func TestNewerAndOlderAgents(t *testing.T) {
 	w.seen["a-new"] = rollout.Seen{Version: "v0.3.0", Told: true, Able: true}
 	w.look(time.Minute)
 	w.want("a-new")
+	// Once it is over, who is newer has been brought there by somebody.
+	w.says(fleet.UpgradeDone, "a-new")
+	w.look(11 * time.Minute)
+	w.phase(state.RolloutFinished)
+	w.st.Agents["a-later"] = &fleet.Agent{ID: "a-later"}
+	w.seen["a-later"] = rollout.Seen{Version: "v0.3.0", Told: true, Able: true}
+	w.look(time.Minute)
+	w.want()
+}
+
+// An agent that runs the version, and then the old one again, has failed:
+// somebody has taken it back, or its machine has.
+func TestBackAtTheOldVersion(t *testing.T) {
+	w := begin(t, []string{"lab-1", "shop-1"}, nil, "site:lab", "rest")
+	w.look(3 * time.Second)
+	w.says(fleet.UpgradeDone, "lab-1")
+	w.look(5 * time.Minute)
+	w.seen["lab-1"] = rollout.Seen{Version: old, Told: true, Able: true}
+	w.look(time.Minute)
+	w.phase(state.RolloutPaused)
+	if got := w.st.Rollout.Reason; got != "ring site:lab: lab-1: it runs v0.1.0 again" {
+		t.Errorf("the reason is %q", got)
+	}
 }
 
 func TestParseRings(t *testing.T) {

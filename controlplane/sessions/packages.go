@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// maxPackages bounds the packages that a replica sends at a time.
-	maxPackages = 8
+	// maxPackages bounds the packages that a replica sends at a time,
+	// maxOwnPackages those of them that go to one agent.
+	maxPackages    = 8
+	maxOwnPackages = 2
 	// packageTime bounds the way of one piece over a link.
 	packageTime = 2 * time.Minute
 	// packageRetry is when to ask again that comes too early.
@@ -150,11 +152,11 @@ func (m *Manager) servePackages(ctx context.Context, conn transport.Session, st 
 		if err := m.sendPackage(ctx, st); err != nil {
 			return err
 		}
-		var err error
-		if st, err = conn.Accept(ctx); err != nil {
-			return nil
+		next, err := conn.Accept(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // it has what it came for
 		}
-		if st.Kind() != transport.StreamPackage {
+		if st = next; st.Kind() != transport.StreamPackage {
 			return fmt.Errorf("a stream of kind %q among those of packages", st.Kind())
 		}
 	}

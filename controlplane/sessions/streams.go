@@ -17,13 +17,21 @@ import (
 // acceptStreams answers the streams that the agent opens besides its control
 // stream; the transport bounds how many there can be.
 func (s *session) acceptStreams(ctx context.Context, g *errgroup.Group) error {
+	fetching := make(chan struct{}, maxOwnPackages)
 	for {
 		st, err := s.conn.Accept(ctx)
 		if err != nil {
 			return fmt.Errorf("accept stream: %w", err)
 		}
 		if st.Kind() == transport.StreamPackage {
+			select {
+			case fetching <- struct{}{}:
+			default: // it needs one, and another when it takes the first for broken
+				st.Reset()
+				continue
+			}
 			g.Go(func() error {
+				defer func() { <-fetching }()
 				if err := s.m.sendPackage(ctx, st); err != nil && ctx.Err() == nil {
 					s.m.cfg.Log.Info("package not sent", "agent", s.id, "cause", err)
 				}

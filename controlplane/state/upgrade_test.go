@@ -140,8 +140,12 @@ func TestRolloutGoesStepByStep(t *testing.T) {
 		{"pause", steer("r1", state.RolloutPaused), state.OK},
 		{"twice", steer("r1", state.RolloutPaused), state.OK},
 		{"another one", steer("r2", state.RolloutPaused), state.Conflict},
-		{"no agent is begun with", advance("r1", func(c *state.AdvanceRollout) { c.Pass, c.Finish = 1, true }, began("a1")), state.OK},
+		{"another agent", state.Command{Admit: &state.Admit{Hash: "h", Kind: state.KindAgent, Name: "a2", KeyHash: "k2"}}, state.OK},
+		{"no agent is begun with", advance("r1", func(c *state.AdvanceRollout) { c.Pass, c.Finish = 1, true }, began("a2")), state.OK},
 	})
+	if len(s.Upgrades) != 1 {
+		t.Fatalf("a paused rollout begins with agents: %+v", s.Upgrades)
+	}
 	if r := s.Rollout; !r.Rings[0].Passed.IsZero() || r.Phase != state.RolloutPaused || s.UpgradeOf("a1").Version != "" {
 		t.Fatalf("a paused rollout goes on: %+v", r)
 	}

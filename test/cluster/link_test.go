@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"errors"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/tenderfleet/tender/agent"
 	"github.com/tenderfleet/tender/controlplane"
 	"github.com/tenderfleet/tender/controlplane/state"
+	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/test/cluster"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/transporttest"
@@ -21,20 +23,7 @@ import (
 // on loopback: yamux shares timers between connections, which a bubble forbids.
 func TestSessionWithoutUDP(t *testing.T) {
 	t.Parallel()
-	f := cluster.New(t, nil)
-	f.Tune = func(_ fleet.ReplicaID, cfg *controlplane.Config) {
-		ln, err := net.Listen("tcp", cfg.Conn.LocalAddr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.API = ln
-	}
-	var gate atomic.Pointer[transporttest.Gate]
-	f.TuneAgent = func(cfg *agent.Config) {
-		gate.Store(transporttest.NewGate(cfg.Conn, true))
-		cfg.Conn, cfg.DialTCP, cfg.SeekQUIC = gate.Load(), (&net.Dialer{}).DialContext, time.Second
-	}
-	f.Up(1)
+	f, gate := withoutUDP(t, 0)
 	a := f.Agent("behind-a-firewall") // joins over TCP, too
 	if got := a.Link(); got != "tcp" {
 		t.Fatalf("the link is %q, want tcp", got)
@@ -48,6 +37,49 @@ func TestSessionWithoutUDP(t *testing.T) {
 	f.Reach("t2", fleet.TaskFinished, 10*time.Second)
 	if got := f.State("t1"); got != fleet.TaskRunning {
 		t.Errorf("the task that ran through the change is %v", got)
+	}
+}
+
+// withoutUDP starts a control plane of one whose agents reach it over TCP alone,
+// until the gate is opened. agentLife is how long their certificates hold.
+func withoutUDP(t *testing.T, agentLife time.Duration) (*cluster.Fleet, *atomic.Pointer[transporttest.Gate]) {
+	t.Helper()
+	f := cluster.New(t, nil)
+	f.Tune = func(_ fleet.ReplicaID, cfg *controlplane.Config) {
+		ln, err := net.Listen("tcp", cfg.Conn.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.API, cfg.AgentCertLife = ln, agentLife
+	}
+	gate := new(atomic.Pointer[transporttest.Gate])
+	f.TuneAgent = func(cfg *agent.Config) {
+		gate.Store(transporttest.NewGate(cfg.Conn, true))
+		cfg.Conn, cfg.DialTCP, cfg.SeekQUIC = gate.Load(), (&net.Dialer{}).DialContext, time.Second
+	}
+	f.Up(1)
+	return f, gate
+}
+
+// A certificate lapses in a warehouse, and the machine wakes where UDP is dropped,
+// with a clock that is wrong by years.
+func TestLapsedCertificateHealsWithoutUDP(t *testing.T) {
+	t.Parallel()
+	const life = 5 * time.Second
+	f, _ := withoutUDP(t, life)
+	a := f.Agent("behind-a-firewall")
+	old := a.Credential()
+	a.Stop()
+	f.Await("its certificate has lapsed", 3*life, func() bool { return errors.Is(old.Verify(time.Now()), pki.ErrExpired) })
+	f.Clock = -30 * 365 * 24 * time.Hour
+	a.Start()
+	f.Await("it is back", 20*time.Second, a.Connected)
+	if got := a.Link(); got != "tcp" {
+		t.Errorf("the link is %q, want tcp", got)
+	}
+	settled(f, a)
+	if rec := record(f, a.ID); rec.Healed.IsZero() {
+		t.Errorf("record %+v, want it healed", rec)
 	}
 }
 

@@ -139,8 +139,9 @@ func TestAgentsOfADeadReplicaSpread(t *testing.T) {
 		}
 		lost := f.Others(f.Leader())[0]
 		n.Cut(lost.Addr)
-		// A beat is missed after 15 s at most; then a dial, and one in vain.
-		f.Await("all are with the others", 40*time.Second, func() bool {
+		// A beat that comes after 25 s at most has no answer for 5 s; then a dial, and
+		// one in vain.
+		f.Await("all are with the others", 34*time.Second, func() bool {
 			now := count()
 			return now[lost.ID] == 0 && now[f.Others(lost)[0].ID]+now[f.Others(lost)[1].ID] == len(agents)
 		})

@@ -231,9 +231,9 @@ func (p *puppet) fetch(sum string, offset int64) ([]byte, error) {
 func addPackage(t *testing.T, f *cluster.Fleet, signer *releasetest.Signer, version string) (state.Package, []byte) {
 	t.Helper()
 	file := releasetest.Package(t, version, "amd64", bytes.Repeat([]byte("fleet"), wire.MaxPackageChunk/2)...)
-	p, err := f.Leader().AddPackage(t.Context(), signer.Sign(file), bytes.NewReader(file), "operator/test")
-	if err != nil {
-		t.Fatal(err)
+	p, holders, err := f.Leader().AddPackage(t.Context(), signer.Sign(file), bytes.NewReader(file), "operator/test")
+	if err != nil || len(holders) <= len(f.Replicas)/2 {
+		t.Fatalf("%v have it, %v", holders, err)
 	}
 	return p, file
 }
@@ -303,6 +303,17 @@ func TestRolloutOverTwoRings(t *testing.T) {
 		}
 		if _, err := canary.fetch(strings.Repeat("0", 64), 0); err == nil || err.Error() != string(wire.RefusedNotFound) {
 			t.Errorf("another one: %v", err)
+		}
+		// One agent does not take what is there for all.
+		for range 2 {
+			held, err := canary.session.Open(t.Context(), transport.StreamPackage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Reset()
+		}
+		if got, err := canary.fetch(digest, 0); !errors.Is(err, transport.ErrStreamReset) {
+			t.Errorf("a third package at a time: %d bytes, %v", len(got), err)
 		}
 		canary.says(fleet.UpgradeTrial, "v2.0")
 		time.Sleep(30 * time.Second)
@@ -403,11 +414,11 @@ func TestReplicasFetchPackages(t *testing.T) {
 		// Another's signature, another file, and no majority.
 		stranger := releasetest.NewSigner(t)
 		lead := f.Leader()
-		if _, err := lead.AddPackage(t.Context(), stranger.Sign(file), bytes.NewReader(file), "operator/test"); !errors.Is(err, release.ErrSignature) {
+		if _, _, err := lead.AddPackage(t.Context(), stranger.Sign(file), bytes.NewReader(file), "operator/test"); !errors.Is(err, release.ErrSignature) {
 			t.Errorf("another's signature: %v", err)
 		}
 		rubbish := []byte("rubbish")
-		if _, err := lead.AddPackage(t.Context(), signer.Sign(rubbish), bytes.NewReader(rubbish), "operator/test"); !errors.Is(err, release.ErrPackage) {
+		if _, _, err := lead.AddPackage(t.Context(), signer.Sign(rubbish), bytes.NewReader(rubbish), "operator/test"); !errors.Is(err, release.ErrPackage) {
 			t.Errorf("rubbish: %v", err)
 		}
 		entries, err := os.ReadDir(filepath.Join(lead.Dir(), "packages"))

@@ -243,7 +243,12 @@ func (s *site) upgrade(t *testing.T) {
 		}
 		s.prints(t, "connected to the control plane; 1 task", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
 	}
+	// A secret that only root can read reaches the agent, by the unit.
+	s.sh(t, `umask 077; echo '{"auths": {"registry.example": {"auth": "YTpi"}}}' >/etc/tender/registries.json`)
 	s.run(t, "systemctl", "restart", "tender-agent.service")
+	if got := s.run(t, "setpriv", "--reuid=tender-agent", "--clear-groups", "cat", "/run/credentials/tender-agent.service/registries.json"); !strings.Contains(got, "YTpi") {
+		t.Errorf("the agent reads %q", got)
+	}
 	check("a restart")
 	s.sh(t, "kill -9 $(systemctl show -P MainPID tender-agent.service)")
 	s.prints(t, "1", "systemctl", "show", "-P", "NRestarts", "tender-agent.service")

@@ -195,8 +195,22 @@ func (r *rollouts) next(t *testing.T) {
 		}
 		replace(t, agent, bytes.ReplaceAll(data, []byte("v0.1.2"), []byte("v0.1.5")), 0o755)
 	}), r.key)
+	// Nobody is there to install it; then somebody is, and is killed over it, with
+	// dpkg and all.
+	r.sh(t, `systemctl stop tender-agent-install.path
+mkdir /etc/systemd/system/tender-agent-install.service.d
+printf '[Service]\nRestartSec=100ms\n' >/etc/systemd/system/tender-agent-install.service.d/hasty.conf
+systemctl daemon-reload
+echo 'pre-invoke=while [ ! -e /run/go ]; do sleep 0.1; done' >/etc/dpkg/dpkg.cfg.d/slow`)
 	r.start(t, "v0.1.5")
+	r.prints(t, "v0.1.5", "cat", "/var/lib/tender/agent/install/request")
+	r.run(t, "systemctl", "start", "tender-agent-install.path")
+	r.prints(t, "/usr/bin/dpkg", "pgrep", "-af", "^/usr/bin/dpkg --force-confold --install")
+	r.run(t, "systemctl", "kill", "-s", "KILL", "tender-agent-install.service")
+	r.prints(t, `"tries":2`, "cat", "/var/lib/tender/install/answer")
+	r.sh(t, "touch /run/go")
 	r.runs(t, "v0.1.5")
+	r.sh(t, "rm /etc/dpkg/dpkg.cfg.d/slow")
 	r.fleet.task(t, r.task, "TASK_RUNNING")
 }
 

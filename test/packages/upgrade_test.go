@@ -170,6 +170,13 @@ func (w *upgrades) rolledBack(t *testing.T, version, why string) {
 func (w *upgrades) told(t *testing.T, version, why string) {
 	t.Helper()
 	w.prints(t, version+" was rolled back: "+why, "systemctl", "show", "-P", "StatusText", "tender-agent.service")
+	w.fleet.agent(t, w.agent, "says that "+version+" was rolled back", func(a client.Agent) bool {
+		u := client.AgentUpgrade{}
+		if a.Readings != nil && a.Readings.Upgrade != nil {
+			u = *a.Readings.Upgrade
+		}
+		return u.Version == version && u.State == "rolled back" && strings.HasPrefix(u.Text, why)
+	})
 }
 
 func (w *upgrades) fail(t *testing.T) {

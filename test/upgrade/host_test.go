@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,7 +69,8 @@ func newHost(t *testing.T) *host {
 
 // shims stand for the commands where something is to be killed: each counts
 // itself, and the one whose turn it is takes everything down as a power cut does,
-// before it does anything, or, for a copy, half way. Else there are tools.
+// before it does anything, or, for a copy, half way. What was not synced is lost
+// then. Else there are tools.
 func (h *host) shims(t *testing.T) {
 	t.Helper()
 	for _, name := range commands {
@@ -89,6 +91,9 @@ func (h *host) shims(t *testing.T) {
 		half := ""
 		if name == "cp" {
 			half = `for to; do :; done; for f; do [ ! -f "$f" ] || /usr/bin/head -c 1000 "$f" >"$to/${f##*/}"; done` + "\n"
+		}
+		if name == "sync" {
+			act = `/usr/bin/stat -c %i "$@" >>"$COUNT.synced"; ` + act
 		}
 		h.put(t, "shims/"+name, fmt.Appendf(nil, `#!/bin/sh
 echo %s >>"$COUNT"
@@ -185,7 +190,13 @@ func (h *host) exec(t *testing.T, at dieAt, argv ...string) (stdout, stderr stri
 	cmd.Env = []string{"PATH=" + h.path("tools"), "AGENT_START=forged by whoever calls"}
 	if at > 0 {
 		count := h.path("count")
-		_ = os.Remove(count) // there may be none
+		_ = errors.Join(os.Remove(count), os.Remove(count+".synced")) // there may be none
+		before := h.inodes(t)
+		defer func() {
+			if killed {
+				h.lose(t, before)
+			}
+		}()
 		cmd.Env = append(cmd.Env, "PATH="+h.path("shims"), "DIE_AT="+strconv.Itoa(int(at)), "COUNT="+count)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -199,6 +210,49 @@ func (h *host) exec(t *testing.T, at dieAt, argv ...string) (stdout, stderr stri
 		fmt.Fprintf(&said, "%v", err)
 	}
 	return out.String(), said.String(), false
+}
+
+// inodes are the files that an upgrade and a start write to, with when each was
+// changed last.
+func (h *host) inodes(t *testing.T) map[string]syscall.Stat_t {
+	t.Helper()
+	all := map[string]syscall.Stat_t{}
+	for _, dir := range []string{"usr", "var"} {
+		err := filepath.WalkDir(h.path(dir), func(path string, d os.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			var st syscall.Stat_t
+			if err := syscall.Stat(path, &st); err != nil {
+				return err
+			}
+			all[path] = st
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// lose takes away what files hold that have changed and were not synced since, as
+// a loss of power may.
+func (h *host) lose(t *testing.T, before map[string]syscall.Stat_t) {
+	t.Helper()
+	kept := map[[3]int64]bool{}
+	for _, st := range before {
+		kept[[3]int64{int64(st.Ino), st.Ctim.Sec, st.Ctim.Nsec}] = true
+	}
+	synced := strings.Fields(h.read("count.synced"))
+	for path, st := range h.inodes(t) {
+		if kept[[3]int64{int64(st.Ino), st.Ctim.Sec, st.Ctim.Nsec}] || slices.Contains(synced, strconv.FormatUint(st.Ino, 10)) {
+			continue
+		}
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // start starts the agent and returns which one runs, from where, and how it was

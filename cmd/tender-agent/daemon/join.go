@@ -123,7 +123,7 @@ func (j *joiner) rerun(ctx context.Context, line string) error {
 		return err
 	}
 	if pinned, err := agent.PinKeys(j.state, install.KeysFile); err != nil {
-		fmt.Fprintf(j.stderr, "note: this machine installs no upgrades that its control plane sends: %v\n", err)
+		fmt.Fprintf(j.stderr, "note: this machine may refuse the upgrades that its control plane sends: %v\n", err)
 	} else if pinned {
 		fmt.Fprintln(j.stderr, "upgrades of the agent are trusted by the keys in", install.KeysFile)
 	}

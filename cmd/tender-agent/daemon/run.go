@@ -46,6 +46,7 @@ func addRunFlags(f *pflag.FlagSet) {
 	f.StringArray("reserve", nil, "ROLE:NAME=AMOUNT,... set aside for a role, such as research:cpus=4,mem=8192,gpus=1; may be repeated")
 	f.Bool("no-gpus", false, "keep the GPUs out of the pool")
 	f.StringSlice("plain-http-registry", nil, "registry (host or host:port) to speak to without TLS")
+	f.String("registry-auth", "", "file with credentials of registries, as 'docker login' writes it; by the package's unit /etc/tender/registries.json, which only root need read")
 	f.Int64("max-log-bytes", tasklog.DefaultMaxBytes, "size at which a task's log file is rotated")
 	f.String("link-budget-per-month", "", "bytes that the link may carry in a month (of UTC), such as 500MB; when they are used up, only states and kills travel")
 	f.String("link-quiet-hours", "", "hours of the day, this machine's time, in which only states and kills travel, such as 06:00-22:00")
@@ -108,7 +109,8 @@ func runConfig(v *conf.Settings, log *slog.Logger) (cfg agent.Config, closeAll f
 		Address: v.GetString("containerd"), Namespace: v.GetString("namespace"), Snapshotter: v.GetString("snapshotter"),
 		LogDir: logs, LogBinary: []string{logWriter(exe), logCommand}, MaxLogBytes: v.GetInt64("max-log-bytes"),
 		PlainHTTPRegistries: v.GetStringSlice("plain-http-registry"), Log: log,
-		MayFetch: account.MayFetch, Fetched: account.Fetched,
+		Credentials: registries(registriesFile(v.GetString("registry-auth"))),
+		MayFetch:    account.MayFetch, Fetched: account.Fetched,
 		Isolate: func(ctx context.Context, ids []gpu.UUID) (func(*specs.Spec) error, error) {
 			if len(ids) == 0 {
 				return isolate.Void, nil

@@ -227,10 +227,12 @@ func (t *trial) watch(ev gate.Event) {
 
 // text is what the status line says of how the agent was started.
 func (t *trial) text() string {
-	switch u := t.upgrade(); u.State {
-	case fleet.UpgradeTrial:
+	switch u := t.upgrade(); {
+	case t.mode == startHeld:
+		return "; " + u.Text
+	case u.State == fleet.UpgradeTrial:
 		return "; on trial after an upgrade"
-	case fleet.UpgradeRolledBack:
+	case u.State == fleet.UpgradeRolledBack:
 		return "; " + failure{version: u.Version}.name() + " was rolled back: " + u.Text
 	}
 	return ""

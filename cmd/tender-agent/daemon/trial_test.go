@@ -151,6 +151,7 @@ func TestPassWithoutRoom(t *testing.T) {
 
 // What the operators are told, whatever the file holds.
 func TestWhatIsToldOfAnUpgrade(t *testing.T) {
+	held := "the previous version runs, as no try of the installed one can be recorded; free disk space, then: systemctl restart tender-agent"
 	for _, tc := range []struct {
 		mode, rollback string
 		want           fleet.UpgradeStatus
@@ -163,6 +164,7 @@ func TestWhatIsToldOfAnUpgrade(t *testing.T) {
 		{startRollback, "d\n\nit crashed\n", fleet.UpgradeStatus{State: "rolled back", Text: "it crashed"}, "; the installed version was rolled back: it crashed"},
 		{startRollback, "d\nv2\nit\x1b[31m\tcrashed\nmore\n", fleet.UpgradeStatus{Version: "v2", State: "rolled back", Text: "it [31m crashed more"}, "; v2 was rolled back: it [31m crashed more"},
 		{startRollback, "d\nv2\n" + strings.Repeat("ü", 5000), fleet.UpgradeStatus{Version: "v2", State: "rolled back", Text: strings.Repeat("ü", 500)}, "; v2 was rolled back: " + strings.Repeat("ü", 500)},
+		{startHeld, "", fleet.UpgradeStatus{State: "trial", Text: held}, "; " + held},
 		{startRollback, "", fleet.UpgradeStatus{State: "rolled back"}, "; the installed version was rolled back: "},
 	} {
 		files := map[string]string{}

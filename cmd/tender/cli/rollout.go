@@ -39,7 +39,8 @@ the version for the soak. Agents that are offline do not hold it up, and are
 upgraded when they are back. When agents fail, go back to the version before, refuse
 the package, or are lost in the middle, the rollout pauses.
 
-Agents that run a newer version keep it, unless --allow-downgrade is given.`,
+Agents that run a newer version keep it, unless --allow-downgrade is given, and
+allow-downgrade: true stands in the agent.yaml of their machine.`,
 		Example: `  tender upgrade start 0.2.0 --ring canary=site:lab --ring 10% --ring rest
   tender upgrade start 0.2.0 --ring agent:m1 --ring rest --soak 1h --at-once 3
   tender upgrade start 0.1.0 --ring rest --allow-downgrade`,

@@ -16,7 +16,7 @@ import (
 var _ api.Upgrades = (*Fleet)(nil)
 
 // AddPackage implements api.Upgrades: the file is checked and not kept.
-func (f *Fleet) AddPackage(_ context.Context, signature string, body io.Reader, by string) (p state.Package, err error) {
+func (f *Fleet) AddPackage(_ context.Context, signature string, body io.Reader, by string) (p state.Package, holders []fleet.ReplicaID, err error) {
 	var keys []release.Key
 	f.do(func() {
 		for id, k := range f.st.ReleaseKeys {
@@ -26,11 +26,11 @@ func (f *Fleet) AddPackage(_ context.Context, signature string, body io.Reader, 
 	var file bytes.Buffer
 	checked, err := release.Check(io.TeeReader(body, &file), signature, keys)
 	if err != nil {
-		return p, err
+		return p, nil, err
 	}
 	about, err := release.Read(&file)
 	if err != nil {
-		return p, err
+		return p, nil, err
 	}
 	p = state.Package{
 		Package: fleet.Package{Arch: about.Arch, SHA256: checked.SHA256, Size: checked.Size, Signature: signature},
@@ -39,7 +39,7 @@ func (f *Fleet) AddPackage(_ context.Context, signature string, body io.Reader, 
 	f.do(func() {
 		err = f.commit(state.Command{Time: f.now, By: by, PutPackage: &p})[0].Err()
 	})
-	return p, err
+	return p, f.Holders(p.SHA256), err
 }
 
 // Holders implements api.Upgrades: r3 lacks every package.

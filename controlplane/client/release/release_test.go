@@ -109,7 +109,7 @@ func TestSignatures(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	tb := &testing.T{}
+	tb := f
 	f.Add(releasetest.Package(tb, "0.2.0-1", "amd64"))
 	f.Add(releasetest.Archive("control.tar", releasetest.Tar(tb, "control", "Package: tender-agent\n"), nil))
 	f.Add(releasetest.Archive("control.tar.gz", []byte{0x1f, 0x8b}, nil))
@@ -119,4 +119,57 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("%+v", about)
 		}
 	})
+}
+
+func FuzzKeysAndSignatures(f *testing.F) {
+	alice := releasetest.NewSigner(f)
+	f.Add(alice.Public, alice.Sign([]byte("file")))
+	f.Add("RWQ=", "untrusted comment: x\nRU\ntrusted comment: y\nz")
+	f.Fuzz(func(t *testing.T, public, signature string) {
+		k, err := release.ParseKey(public)
+		if err != nil {
+			return
+		}
+		if again, err := release.ParseKey(k.Text); err != nil || again.ID != k.ID || again.Text != k.Text {
+			t.Errorf("%+v is read as %+v, %v", k, again, err)
+		}
+		if _, err := release.Check(strings.NewReader("another file"), signature, []release.Key{k}); err == nil {
+			t.Errorf("a signature of anything: %q by %q", signature, public)
+		}
+	})
+}
+
+// What minisign 0.11 of Debian 12 has made: a key, and its signatures of the
+// file "package\n", by default and with -l.
+const (
+	debianPublic = `untrusted comment: minisign public key 98B3DD36D21911D2
+RWTSERnSNt2zmEKXbloFbdgIB98Z7C7NPfPLW3BcK8wSf9MQgHN61IgU
+`
+	debianSignature = `untrusted comment: signature from minisign secret key
+RUTSERnSNt2zmL/Uerad5fHcj7FMrzr3I6vn9M6DHfdY6rivlqJtH5ZQP9L7OoeVQCvhid8NuQOhYxnNBNQarKkOYPssssKm2wk=
+trusted comment: timestamp:1795672597	file:f	hashed
+nWkN4ZbLPtjA7JduQpWc6crkGYu8ftGCUhHqUegRWuBwSIxutAXSGoRfAaobyAVODj4iRgmUEqmHTrdJ9a2vDw==
+`
+	debianLegacy = `untrusted comment: signature from minisign secret key
+RWTSERnSNt2zmJEbyVvcNmYj3pFSpySxPqxp9UBCrwqDYMTghnZYWx1IXz74YGMCj1Vmbygo7AWiqergza5SA9LfK5RXBb5zhwI=
+trusted comment: timestamp:1795672597	file:f
+UCspUNXgviK79rFmFgmj32Am0/SgLeJdhlgs6e6yKg+l8Etvb34vCWJGjsvu2zOtBoNA0qxfS8QUtl/24STbDQ==
+`
+)
+
+func TestReadsWhatMinisignWrites(t *testing.T) {
+	key, err := release.ParseKey(debianPublic)
+	if err != nil || key.ID != "98B3DD36D21911D2" || key.Comment != "minisign public key 98B3DD36D21911D2" {
+		t.Fatalf("%+v, %v", key, err)
+	}
+	keys := []release.Key{key}
+	if got, err := release.Check(strings.NewReader("package\n"), debianSignature, keys); err != nil || got.Size != 8 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := release.Check(strings.NewReader("package"), debianSignature, keys); !errors.Is(err, release.ErrSignature) {
+		t.Errorf("of another file: %v", err)
+	}
+	if _, err := release.Check(strings.NewReader("package\n"), debianLegacy, keys); err == nil || !strings.Contains(err.Error(), "without -l") {
+		t.Errorf("of the legacy form: %v", err)
+	}
 }
