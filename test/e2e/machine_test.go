@@ -152,7 +152,12 @@ func TestAnAgentsDiskIsFull(t *testing.T) {
 	if !strings.Contains(string(out), "No space left") {
 		t.Fatalf("the disk is not full:\n%s", out)
 	}
-	waits := f.Submit(t, client.Submit{Command: []string{"true"}})
+	// Its record is larger than what room there may be within the checkpoint's file.
+	env := map[string]string{}
+	for _, name := range []string{"A", "B"} {
+		env[name] = strings.Repeat("x", 30<<10)
+	}
+	waits := f.Submit(t, client.Submit{Command: []string{"true"}, Env: env})
 	harness.Eventually(t, "it says for a while that it waits", func() bool {
 		return strings.Count(a.Process().Log(), "checkpoint not written; nothing new is started until it is") >= 4
 	})

@@ -181,7 +181,6 @@ func TestAReplicasDiskIsFull(t *testing.T) {
 		t.Fatalf("the disk is not full:\n%s", out)
 	}
 	harness.Eventually(t, "it says so", func() bool { d := disk(); return d != nil && d.Low })
-	r.Process().Says(t, `change="hand over"`)
 	harness.Eventually(t, "it does not lead", func() bool { return f.Leader(t) != r })
 
 	// The log is written in files of 64 MiB that are allocated in advance.
