@@ -175,6 +175,7 @@ func TestAReplicasDiskIsFull(t *testing.T) {
 		return nil
 	}
 	harness.Eventually(t, "it has space", func() bool { d := disk(); return d != nil && !d.Low })
+	haveLead(t, f, r)
 	filler := filepath.Join(r.Data, "filler")
 	out, _ := exec.CommandContext(t.Context(), "dd", "if=/dev/zero", "of="+filler, "bs=1M").CombinedOutput()
 	if !strings.Contains(string(out), "No space left") {
@@ -221,6 +222,20 @@ func TestAReplicasDiskIsFull(t *testing.T) {
 	if _, err := r.Client(t).Task(t.Context(), id); err != nil {
 		t.Error(err)
 	}
+}
+
+// haveLead ends leaders until a replica leads.
+func haveLead(t *testing.T, f *harness.Fleet, r *harness.Replica) {
+	t.Helper()
+	for range 20 {
+		lead := f.Leader(t)
+		if lead == r {
+			return
+		}
+		lead.Kill(t)
+		lead.Start(t)
+	}
+	t.Fatalf("replica %s does not come to lead", r.ID)
 }
 
 // A replica that lost its log and not its identity does not start, and says how
