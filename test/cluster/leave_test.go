@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -24,6 +25,11 @@ func TestAMachineLeavesItsFleet(t *testing.T) {
 		f.Submit("hard", "stubborn")
 		for _, id := range []fleet.TaskID{"soft", "hard"} {
 			f.Reach(id, fleet.TaskRunning, time.Minute)
+		}
+		for _, of := range []string{"release.pub", "packages/x.part"} { // of the fleet, too
+			if err := errors.Join(os.MkdirAll(filepath.Dir(a.Dir(of)), 0o700), os.WriteFile(a.Dir(of), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		n.Cut(a.Addr)
 		a.Leave(20 * time.Second)
