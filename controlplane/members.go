@@ -78,6 +78,29 @@ func (o *once) news(err error) bool {
 	return o.text != "" && o.text != last
 }
 
+// again spaces tries of what a replica keeps true: after one that failed, the next
+// waits, longer each time, up to most.
+type again struct {
+	most time.Duration
+	at   time.Time
+	wait time.Duration
+	once
+}
+
+// due reports whether it is time for a try.
+func (a *again) due() bool { return !time.Now().Before(a.at) }
+
+// ended takes note of a try and reports whether its error is news.
+func (a *again) ended(err error) bool {
+	if err == nil {
+		a.wait = 0
+	} else {
+		a.wait = min(max(2*a.wait, time.Second), a.most)
+		a.at = time.Now().Add(a.wait)
+	}
+	return a.news(err)
+}
+
 func (m *members) clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -137,8 +137,8 @@ func (r *Replica) openPackage(sum string) (sessions.PackageFile, error) {
 func (r *Replica) keepPackages(ctx context.Context) error {
 	tick := time.NewTicker(lookForPackages)
 	defer tick.Stop()
-	var swept, again time.Time
-	wait, said := time.Second, once{}
+	var swept time.Time
+	tries := again{most: maxFetchWait}
 	for {
 		select {
 		case <-ctx.Done():
@@ -149,17 +149,10 @@ func (r *Replica) keepPackages(ctx context.Context) error {
 			swept = time.Now()
 			r.sweepPackages()
 		}
-		if time.Now().Before(again) {
+		if !tries.due() {
 			continue
 		}
-		err := r.fetchMissing(ctx)
-		if err == nil {
-			wait, said = time.Second, once{}
-			continue
-		}
-		again = time.Now().Add(wait)
-		wait = min(2*wait, maxFetchWait)
-		if said.news(err) && ctx.Err() == nil {
+		if err := r.fetchMissing(ctx); tries.ended(err) && ctx.Err() == nil {
 			r.log.Warn("packages not fetched", "error", err)
 		}
 	}

@@ -83,8 +83,7 @@ func (r *Replica) tell(a *registrar.About) {
 func (r *Replica) keepIssuer(ctx context.Context) error {
 	tick := time.NewTicker(lookForRoots)
 	defer tick.Stop()
-	var again time.Time
-	wait, said := time.Second, once{}
+	tries := again{most: maxIssuerWait}
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,17 +92,10 @@ func (r *Replica) keepIssuer(ctx context.Context) error {
 		}
 		r.hasten()
 		r.forgetRootKey()
-		if time.Now().Before(again) {
+		if !tries.due() {
 			continue
 		}
-		err := r.renewIssuer(ctx)
-		if err == nil {
-			wait, said = time.Second, once{}
-			continue
-		}
-		again = time.Now().Add(wait)
-		wait = min(2*wait, maxIssuerWait)
-		if said.news(err) && ctx.Err() == nil {
+		if err := r.renewIssuer(ctx); tries.ended(err) && ctx.Err() == nil {
 			r.log.Warn("no new issuing authority yet", "ends", r.issuer.Load().inter.NotAfter, "error", err)
 		}
 	}
