@@ -24,6 +24,7 @@ const lookForRoots = time.Second
 func (r *Replica) trust(ctx context.Context) error {
 	tick := time.NewTicker(lookForRoots)
 	defer tick.Stop()
+	var distrusted struct{ rotation, bundle uint64 } // for which sessions were looked through
 	for {
 		select {
 		case <-ctx.Done():
@@ -32,6 +33,17 @@ func (r *Replica) trust(ctx context.Context) error {
 		}
 		if err := r.takeRoots(); err != nil {
 			r.log.Error("trust roots not taken", "error", err)
+		}
+		// Whoever holds a stolen root may have opened a session under it.
+		if rot := r.rotation(); rot != nil && rot.RevokeOld {
+			now := distrusted
+			now.rotation, now.bundle = rot.Number, r.bundle().Version
+			if now != distrusted {
+				distrusted = now
+				if n := r.mgr.Distrust(r.bundle().Roots); n > 0 {
+					r.log.Warn("sessions ended that were opened under a root that is trusted no more", "sessions", n)
+				}
+			}
 		}
 	}
 }

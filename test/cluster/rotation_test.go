@@ -238,7 +238,12 @@ func TestRotationThatRevokesTheOldRoot(t *testing.T) {
 		rotate(t, f, client.RotateCA{RevokeOld: true})
 		inPhase(f, state.RotationRenewing, time.Minute)
 		renewed(f, a)
+		_, since := a.Session()
 		rotate(t, f, client.RotateCA{Finish: true, Force: true})
+		f.Await("the session of the old root has given way to one of the new", 5*time.Second, func() bool {
+			_, now := a.Session()
+			return now.After(since)
+		})
 		f.Leader().Stale(func(s *state.State) {
 			if len(s.Replicas["r1"].Cross) > 0 {
 				t.Error("the old root's signature is still there")
