@@ -70,6 +70,10 @@ func (w *world) wrongClock(rt *harness.Runtime) func(*testing.T) {
 		a.Connected(t)
 		end(t, a, stays)
 		w.once(t, a, stays)
+		harness.Eventually(t, "its containers are removed", func() bool {
+			left, err := rt.Containers(t.Context())
+			return err == nil && len(left) == 0
+		})
 		a.Process().Stop(t)
 		_, err := w.RevokeAgent(t.Context(), a.ID)
 		must(t, err)
