@@ -114,6 +114,10 @@ func (h *host) put(t *testing.T, name string, data []byte, mode os.FileMode) {
 	if err := os.MkdirAll(filepath.Dir(h.path(name)), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// A process that another test starts meanwhile would hold the file open for
+	// writing, and what is open for writing cannot be run.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := errors.Join(os.RemoveAll(h.path(name)), os.WriteFile(h.path(name), data, mode)); err != nil {
 		t.Fatal(err)
 	}
