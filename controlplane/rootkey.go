@@ -77,42 +77,85 @@ func (r *Replica) answerReplica(ctx context.Context, from fleet.ReplicaID, data 
 }
 
 func (r *Replica) grant(ctx context.Context, from fleet.ReplicaID, q question) (answer, error) {
-	if q.Op == opJoin {
-		if err := r.awaitJoiner(ctx, from, q.Joiner); err != nil {
-			return answer{}, err
-		}
+	if err := r.awaitBorneOut(ctx, from, q); err != nil {
+		return answer{}, err
 	}
 	r.granting.Lock() // opening a sealed key is dear: one at a time
 	defer r.granting.Unlock()
-	rot := r.rotation()
-	var rec *state.Replica
-	r.raft.Stale(func(s *state.State) { rec = s.Replicas[from] })
-	switch {
-	case rec == nil:
-		return answer{}, fmt.Errorf("no replica %s is known here", from)
-	case q.Op == opHolds:
+	// It may have waited for the lock, and the state have changed.
+	if err := r.borneOut(from, q); err != nil {
+		return answer{}, err
+	}
+	switch q.Op {
+	case opHolds:
 		root, err := r.rootOf(q.Root)
 		if err != nil {
 			return answer{}, err
 		}
 		_, err = r.openRoot(root)
 		return answer{}, err
-	case q.Op == opRoot:
-		if !rot.Active() || rot.Number != q.Rotation || rot.Phase != state.RotationMaking || rot.Holder != r.self.ID {
-			return answer{}, errors.New("this replica does not know that a new root is wanted of it")
-		}
-		root, err := r.dir.makeRoot(r.self.TrustDomain, rot.Number)
+	case opRoot:
+		root, err := r.dir.makeRoot(r.self.TrustDomain, q.Rotation)
 		if err != nil {
 			return answer{}, err
 		}
-		r.log.Info("new root made", "rotation", rot.Number, "pin", pki.Pin(root))
+		r.log.Info("new root made", "rotation", q.Rotation, "pin", pki.Pin(root))
 		return answer{Root: root.Raw}, nil
-	case q.Op == opSign:
-		return r.signFor(rec, rot, q.CSR)
-	case q.Op == opJoin:
+	case opSign:
+		return r.signFor(from, q.CSR)
+	case opJoin:
 		return r.signJoiner(q.CSR)
 	}
 	return answer{}, fmt.Errorf("this version does not know the question %.20q", q.Op)
+}
+
+// borneOut reports what a question lacks in this replica's own copy of the state.
+func (r *Replica) borneOut(from fleet.ReplicaID, q question) error {
+	var asker, joiner *state.Replica
+	var rot *state.Rotation
+	r.raft.Stale(func(s *state.State) { asker, joiner, rot = s.Replicas[from], s.Replicas[q.Joiner], s.Rotation })
+	if asker == nil {
+		return fmt.Errorf("as far as this replica knows, there is no replica %s", from)
+	}
+	switch q.Op {
+	case opHolds:
+		_, err := r.rootOf(q.Root)
+		return err
+	case opRoot:
+		if !rot.Active() || rot.Number != q.Rotation || rot.Phase != state.RotationMaking || rot.Holder != r.self.ID {
+			return errors.New("this replica does not know that a new root is wanted of it")
+		}
+	case opJoin:
+		lead, _ := r.raft.Leader()
+		member := slices.ContainsFunc(r.raft.Replicas(), func(m registrar.Replica) bool { return m.ID == q.Joiner })
+		return mayJoin(from, lead, q.Joiner, joiner, member)
+	}
+	return nil
+}
+
+// awaitCatchUp is how long the holder of the root key waits for the entries of
+// the log that bear a question out: who asks may have them first, and a replica
+// that has just started has none until it hears from the leader.
+const awaitCatchUp = 3 * time.Second
+
+// awaitBorneOut returns once this replica's state bears a question out; the
+// error says what it lacks.
+func (r *Replica) awaitBorneOut(ctx context.Context, from fleet.ReplicaID, q question) error {
+	ctx, cancel := context.WithTimeout(ctx, awaitCatchUp)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := r.borneOut(from, q)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
 // rootOf is a trusted root by its pin.
@@ -277,34 +320,6 @@ func (r *Replica) joinSigner(ctx context.Context) (enroll.SignAuthority, error) 
 		}
 		return x509.ParseCertificate(got.Intermediate)
 	}, nil
-}
-
-// awaitAdmission is how long the holder of the root key waits for the entry of
-// the log that admits a joiner: others may have it first.
-const awaitAdmission = 3 * time.Second
-
-// awaitJoiner returns once this replica's own copy of the state bears out that
-// from leads and has admitted a joiner; the error says what it lacks.
-func (r *Replica) awaitJoiner(ctx context.Context, from, joiner fleet.ReplicaID) error {
-	ctx, cancel := context.WithTimeout(ctx, awaitAdmission)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		var rec *state.Replica
-		r.raft.Stale(func(s *state.State) { rec = s.Replicas[joiner] })
-		lead, _ := r.raft.Leader()
-		member := slices.ContainsFunc(r.raft.Replicas(), func(m registrar.Replica) bool { return m.ID == joiner })
-		err := mayJoin(from, lead, joiner, rec, member)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-tick.C:
-		}
-	}
 }
 
 // mayJoin reports why the root key is not used for a joiner with the record rec,

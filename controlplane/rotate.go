@@ -206,8 +206,15 @@ func (r *Replica) hasten() {
 	r.mgr.Hasten(wire.Bundle{Version: b.Version, Roots: b.PEM()}, func(id fleet.AgentID) bool { return late[id] })
 }
 
-// signFor signs a replica's intermediate with the root key, if one is due.
-func (r *Replica) signFor(rec *state.Replica, rot *state.Rotation, csr []byte) (answer, error) {
+// signFor signs the intermediate of a replica that is known here with the root
+// key, if one is due.
+func (r *Replica) signFor(id fleet.ReplicaID, csr []byte) (answer, error) {
+	var rec *state.Replica
+	var rot *state.Rotation
+	r.raft.Stale(func(s *state.State) { rec, rot = s.Replicas[id], s.Rotation })
+	if rec == nil {
+		return answer{}, fmt.Errorf("replica %s is gone", id)
+	}
 	root, old, err := r.signingRoots()
 	if err != nil {
 		return answer{}, err

@@ -39,7 +39,7 @@ func TestJoinWhereTheLeaderLacksTheRootKey(t *testing.T) {
 		}
 		refused("r1 held it last and does not answer", "start tenderd there", "DATA/root/root.key", "the join line is still good")
 		holder.Start()
-		f.Await("the holder follows", time.Minute, func() bool { return f.Leader() != holder && holder.Status().Leader == f.Leader().ID })
+		f.Await("the holder follows", time.Minute, func() bool { return f.Leader() != holder && holder.Status().Leader == f.Leader().ID }) // it need not have caught up
 
 		key := filepath.Join(holder.Dir(), "root", "root.key")
 		if err := os.Rename(key, key+".away"); err != nil {
