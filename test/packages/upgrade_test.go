@@ -36,7 +36,8 @@ func TestUpgradesThatFail(t *testing.T) {
 	s.boot(t)
 	live(t, []step{
 		{"install and join", w.first},
-		{"dpkg is killed at each step", w.cut},
+		{"dpkg is killed at each step", w.cutFirst},
+		{"and at each of the next upgrade", w.cutNext},
 		{"versions that fail", w.fail},
 		{"another chance", w.retry},
 		{"a version that works, without uplink", w.work},
@@ -103,16 +104,36 @@ func (w *upgrades) first(t *testing.T) {
 	w.pid = w.taskPID(t)
 }
 
+// cutFirst: the version before had no launcher.
+func (w *upgrades) cutFirst(t *testing.T) {
+	w.bench.compile(t, "powercut.so", powercut, "-shared", "-fPIC")
+	w.cut(t, w.bench.pack(t, "new", "0.1.2-1", func(string) {}), "0.1.2-1", func() {})
+}
+
+// cutNext: every upgrade after that. What is half installed is on trial, too: it
+// works, so it passes.
+func (w *upgrades) cutNext(t *testing.T) {
+	next := w.bench.pack(t, "next", "0.1.4-1", func(root string) {
+		for _, name := range []string{"usr/bin/tender-agent", "usr/libexec/tender/tender-log"} {
+			path := filepath.Join(root, name)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			replace(t, path, append(data, "0.1.4"...), 0o755)
+		}
+	})
+	w.cut(t, next, "0.1.4-1", func() { w.good(t) })
+}
+
 // cut: the power goes at each step of dpkg that changes what runs. Two times the
 // machine is really gone and boots again; else its systemd starts the agent as a
 // boot would, from the files that are there.
-func (w *upgrades) cut(t *testing.T) {
-	w.bench.pack(t, "new", "0.1.2-1", func(string) {})
-	w.bench.compile(t, "powercut.so", powercut, "-shared", "-fPIC")
+func (w *upgrades) cut(t *testing.T, path, version string, then func()) {
 	steps := 0
 	for at := 1; ; at++ {
 		w.sh(t, "rm -f /run/steps")
-		out, err := w.try("setsid", "env", fmt.Sprintf("KILL_AT=%d", at), "LD_PRELOAD=/bench/powercut.so", "dpkg", "-i", "/bench/new.deb")
+		out, err := w.try("setsid", "env", fmt.Sprintf("KILL_AT=%d", at), "LD_PRELOAD=/bench/powercut.so", "dpkg", "-i", path)
 		if err == nil {
 			break
 		}
@@ -129,13 +150,14 @@ func (w *upgrades) cut(t *testing.T) {
 		}
 		w.prints(t, "connected to the control plane; 1 task", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
 		w.untouched(t)
+		then()
 	}
 	t.Logf("cut at each of %d steps", steps)
 	if steps < 8 {
 		t.Errorf("only %d steps were cut", steps)
 	}
 	w.good(t)
-	if got := w.run(t, "dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Version}", "tender-agent"); got != "ii 0.1.2-1" {
+	if got := w.run(t, "dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Version}", "tender-agent"); got != "ii "+version {
 		t.Errorf("in the end the package is %s", got)
 	}
 }
