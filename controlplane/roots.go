@@ -13,9 +13,14 @@ import (
 	"github.com/tenderfleet/tender/transport/wire"
 )
 
-// lookForRoots is how often a replica looks whether the trust roots have
-// changed.
-const lookForRoots = time.Second
+const (
+	// lookForRoots is how often a replica looks whether the trust roots have
+	// changed.
+	lookForRoots = time.Second
+	// distrustFor is for how long sessions are looked through after that: a
+	// handshake that had begun may end with a session of the roots before.
+	distrustFor = 15 * time.Second
+)
 
 // trust follows the trust roots that the trio has agreed on: a newer bundle is
 // stored, takes effect in the next handshake, and goes to every agent that has
@@ -24,7 +29,8 @@ const lookForRoots = time.Second
 func (r *Replica) trust(ctx context.Context) error {
 	tick := time.NewTicker(lookForRoots)
 	defer tick.Stop()
-	var distrusted struct{ rotation, bundle uint64 } // for which sessions were looked through
+	var distrusted struct{ rotation, bundle uint64 } // for which sessions are looked through
+	var until time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -37,10 +43,11 @@ func (r *Replica) trust(ctx context.Context) error {
 		// Whoever holds a stolen root may have opened a session under it.
 		if rot := r.rotation(); rot != nil && rot.RevokeOld {
 			now := distrusted
-			now.rotation, now.bundle = rot.Number, r.bundle().Version
-			if now != distrusted {
-				distrusted = now
-				if n := r.mgr.Distrust(r.bundle().Roots); n > 0 {
+			if now.rotation, now.bundle = rot.Number, r.bundle().Version; now != distrusted {
+				distrusted, until = now, time.Now().Add(distrustFor)
+			}
+			if time.Now().Before(until) {
+				if n := r.port.Distrust(r.bundle().Roots); n > 0 {
 					r.log.Warn("sessions ended that were opened under a root that is trusted no more", "sessions", n)
 				}
 			}

@@ -227,6 +227,19 @@ func verifyChain(leaf *x509.Certificate, inter, roots *x509.CertPool, use x509.E
 	return nil
 }
 
+// LeadsTo reports whether a chain, leaf first, that was good once leads to one of
+// the roots, whatever the time is now.
+func LeadsTo(chain, roots []*x509.Certificate) bool {
+	pool, inter := x509.NewCertPool(), x509.NewCertPool()
+	for _, r := range roots {
+		pool.AddCert(r)
+	}
+	for _, c := range chain[1:] {
+		inter.AddCert(c)
+	}
+	return verifyChain(chain[0], inter, pool, x509.ExtKeyUsageAny, chain[0].NotAfter) == nil
+}
+
 // ClockError says that a certificate does not hold at this machine's time. It
 // is ErrExpired or ErrNotYetValid.
 type ClockError struct {

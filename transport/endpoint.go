@@ -242,6 +242,11 @@ func (e *Endpoint) Dial(ctx context.Context, addr, alpn string, expect func(pki.
 	return s, nil
 }
 
+// Distrust ends the sessions, in both directions, that were opened under other
+// roots than these, and returns their number: a session outlives the roots that
+// it was opened under. A peer that has renewed its certificate is back at once.
+func (e *Endpoint) Distrust(roots []*x509.Certificate) int { return e.socket.known.distrust(roots) }
+
 // Addr is the address of the UDP port.
 func (e *Endpoint) Addr() net.Addr { return e.socket.conn.LocalAddr() }
 

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // ErrNoExporter: what carries the session has no key to export from.
@@ -40,20 +39,6 @@ func PeerChain(s Session) []*x509.Certificate {
 		return t.tlsState().PeerCertificates
 	}
 	return nil
-}
-
-// LeadsTo reports whether the certificate that the other side has shown was
-// verified by one of the roots. A session outlives the roots that it was opened
-// under. Where nothing was verified, as in memory, it is true.
-func LeadsTo(s Session, roots []*x509.Certificate) bool {
-	t, ok := s.(interface{ tlsState() tls.ConnectionState })
-	if !ok {
-		return true
-	}
-	chains := t.tlsState().VerifiedChains
-	return len(chains) == 0 || slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
-		return slices.ContainsFunc(roots, chain[len(chain)-1].Equal)
-	})
 }
 
 func (s *quicSession) tlsState() tls.ConnectionState { return s.conn.ConnectionState().TLS }

@@ -265,3 +265,73 @@ func TestEnrol(t *testing.T) {
 		t.Errorf("explained as %q", got)
 	}
 }
+
+// Sessions of a root that is trusted no more end, whatever they carry and
+// whoever dialled; those of another root stay.
+func TestDistrust(t *testing.T) {
+	old, now := pkitest.New(t, "fleet.example"), pkitest.New(t, "fleet.example")
+	both, err := pki.NewBundle(2, old.Root, now.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := func(ca *pkitest.CA, kind pki.Kind, id string) *pki.Holder {
+		c := ca.Credential(t, kind, id)
+		c.Bundle = both
+		return pki.NewHolder(c)
+	}
+	f := newFleet(t, func(c *transport.Config) { c.Holder = holder(now, pki.KindReplica, "r1") })
+	other := newFleet(t, func(c *transport.Config) { c.Holder = holder(old, pki.KindReplica, "r2") })
+	out, err := f.endpoint.Dial(t.Context(), other.addr, transport.ALPNRaft, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ending, staying := []transport.Session{out}, []transport.Session{}
+	for _, tt := range []struct {
+		alpn string
+		kind pki.Kind
+		tcp  bool
+	}{
+		{transport.ALPNAgent, pki.KindAgent, false},
+		{transport.ALPNAgent, pki.KindAgent, true},
+		{transport.ALPNRaft, pki.KindReplica, false},
+		{transport.ALPNRelay, pki.KindReplica, false},
+	} {
+		for _, ca := range []*pkitest.CA{old, now} {
+			cfg := transport.DialerConfig{Holder: holder(ca, tt.kind, "x1")}
+			if tt.tcp {
+				cfg = f.blockedConfig(cfg.Holder)
+			}
+			d := f.dialer(cfg)
+			s, err := d.Dial(t.Context(), f.addr, tt.alpn, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.endpoint.Accept(t.Context(), tt.alpn); err != nil {
+				t.Fatal(err)
+			}
+			if ca == old {
+				ending = append(ending, s)
+			} else {
+				staying = append(staying, s)
+			}
+		}
+	}
+	if n := f.endpoint.Distrust(both.Roots); n != 0 {
+		t.Errorf("with both trusted, %d sessions ended", n)
+	}
+	if n := f.endpoint.Distrust([]*x509.Certificate{now.Root}); n != len(ending) {
+		t.Errorf("%d sessions ended, want %d", n, len(ending))
+	}
+	for i, s := range ending {
+		select {
+		case <-s.Context().Done():
+		case <-time.After(5 * time.Second):
+			t.Errorf("session %d is not ended", i)
+		}
+	}
+	for _, s := range staying {
+		if err := s.Context().Err(); err != nil {
+			t.Errorf("a session of the root that stays: %v", context.Cause(s.Context()))
+		}
+	}
+}

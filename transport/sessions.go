@@ -2,7 +2,13 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"maps"
+	"slices"
 	"sync"
+
+	"github.com/tenderfleet/tender/pki"
 )
 
 // sessions are those of one port, kept until they are over, so that close can
@@ -50,6 +56,36 @@ func (k *sessions) close(code Code, reason string) {
 		})
 	}
 	wg.Wait()
+}
+
+// distrust ends the sessions that were opened under other roots than these.
+func (k *sessions) distrust(roots []*x509.Certificate) (n int) {
+	k.mu.Lock()
+	open := slices.Collect(maps.Keys(k.open))
+	k.mu.Unlock()
+	for _, s := range open {
+		if !leadsTo(s, roots) {
+			_ = s.Close(CodeOK, "the root of your certificate is trusted no more; connect again")
+			n++
+		}
+	}
+	return n
+}
+
+// leadsTo reports whether the certificate that the other side has shown leads to
+// one of the roots. Where none was shown, as on enrol/1, it is true.
+func leadsTo(s Session, roots []*x509.Certificate) bool {
+	t, ok := s.(interface{ tlsState() tls.ConnectionState })
+	if !ok {
+		return true
+	}
+	state := t.tlsState()
+	if len(state.VerifiedChains) == 0 { // we have dialled: see pki.ClientTLS
+		return len(state.PeerCertificates) == 0 || pki.LeadsTo(state.PeerCertificates, roots)
+	}
+	return slices.ContainsFunc(state.VerifiedChains, func(chain []*x509.Certificate) bool {
+		return slices.ContainsFunc(roots, chain[len(chain)-1].Equal)
+	})
 }
 
 // ended returns when nothing of a closed session is left. QUIC's belong to

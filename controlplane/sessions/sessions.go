@@ -2,7 +2,6 @@ package sessions
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"log/slog"
 	"sync"
@@ -171,18 +170,6 @@ func (m *Manager) Revoked(banned func(pki.Identity) bool) {
 			_ = s.conn.Close(transport.CodeRevoked, "revoked")
 		}
 	}
-}
-
-// Distrust ends the sessions that were opened under other roots than these and
-// returns their number. An agent that has renewed its certificate is back at once.
-func (m *Manager) Distrust(roots []*x509.Certificate) (n int) {
-	for _, s := range m.sessions() {
-		if !transport.LeadsTo(s.conn, roots) {
-			_ = s.conn.Close(transport.CodeOK, "the root of your certificate is trusted no more; connect again")
-			n++
-		}
-	}
-	return n
 }
 
 // Push sends a newer trust bundle to every agent here that understands it.

@@ -1,8 +1,10 @@
 package cluster_test
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,8 +15,10 @@ import (
 	"github.com/tenderfleet/tender/controlplane/state"
 	"github.com/tenderfleet/tender/pki"
 	"github.com/tenderfleet/tender/test/cluster"
+	"github.com/tenderfleet/tender/transport"
 	"github.com/tenderfleet/tender/transport/fleet"
 	"github.com/tenderfleet/tender/transport/transporttest"
+	"github.com/tenderfleet/tender/transport/wire"
 )
 
 // turning is the rotation as the leader has it.
@@ -253,6 +257,55 @@ func TestRotationThatRevokesTheOldRoot(t *testing.T) {
 		time.Sleep(time.Minute)
 		if away.Connected() || !a.Connected() {
 			t.Errorf("away: %v, the other one: %v", away.Connected(), a.Connected())
+		}
+	})
+}
+
+// Who speaks as a replica by a stolen disk is put out with the root.
+func TestRevokedRootEndsReplicasSessions(t *testing.T) {
+	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Trio()
+		capable(f)
+		a := f.Agent("edge-1")
+		leader, as := f.Leader(), f.Others(f.Leader())[0]
+		stolen, err := pki.LoadDir(filepath.Join(as.Dir(), "pki"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		as.Stop()
+		d, err := transport.NewDialer(transport.DialerConfig{Holder: pki.NewHolder(stolen), Conn: n.Conn("10.9.0.1:1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		thief, err := d.Dial(t.Context(), leader.Addr, transport.ALPNRelay, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := thief.Open(t.Context(), transport.StreamControl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		control := wire.NewConn(st, wire.MaxRelay)
+		if err := control.Send(wire.RelayHello{Capability: wire.Capability, Replica: as.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := control.Recv(); err != nil {
+			t.Fatalf("%T, %v", m, err)
+		}
+
+		rotate(t, f, client.RotateCA{RevokeOld: true, Force: true})
+		inPhase(f, state.RotationRenewing, time.Minute)
+		renewed(f, a)
+		if err := thief.Context().Err(); err != nil {
+			t.Fatalf("the session is over before the root is: %v", context.Cause(thief.Context()))
+		}
+		rotate(t, f, client.RotateCA{Finish: true, Force: true})
+		f.Await("the session is ended", 5*time.Second, func() bool { return thief.Context().Err() != nil })
+		f.Submit("t1", "sleep", "5m")
+		f.Reach("t1", fleet.TaskRunning, time.Minute)
+		if f.Leader() != leader {
+			t.Error("the leader lost its lead over it")
 		}
 	})
 }
