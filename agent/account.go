@@ -196,11 +196,8 @@ func (a *Account) save(s stored) error {
 	if err != nil {
 		return fmt.Errorf("save %s: %w", a.path, err)
 	}
-	tmp := a.path + ".new"
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("save %s: %w", a.path, err)
-	}
-	if err := os.Rename(tmp, a.path); err != nil {
+	// Synced: an empty file after a loss of power would begin the budget anew.
+	if err := replaceFile(a.path, append(data, '\n')); err != nil {
 		return fmt.Errorf("save %s: %w", a.path, err)
 	}
 	return nil
