@@ -45,9 +45,15 @@ func (k *sessions) close(code Code, reason string) {
 	open := k.open
 	k.open, k.closed = nil, true
 	k.mu.Unlock()
+	end(slices.Collect(maps.Keys(open)), code, reason)
+}
+
+// end ends sessions side by side, so that a peer that does not listen holds up
+// few others, and returns when their peers were told.
+func end(list []Session, code Code, reason string) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 64)
-	for s := range open {
+	for _, s := range list {
 		slots <- struct{}{}
 		wg.Go(func() {
 			_ = s.Close(code, reason) // a peer that cannot be told finds out
@@ -59,17 +65,13 @@ func (k *sessions) close(code Code, reason string) {
 }
 
 // distrust ends the sessions that were opened under other roots than these.
-func (k *sessions) distrust(roots []*x509.Certificate) (n int) {
+func (k *sessions) distrust(roots []*x509.Certificate) int {
 	k.mu.Lock()
 	open := slices.Collect(maps.Keys(k.open))
 	k.mu.Unlock()
-	for _, s := range open {
-		if !leadsTo(s, roots) {
-			_ = s.Close(CodeOK, "the root of your certificate is trusted no more; connect again")
-			n++
-		}
-	}
-	return n
+	open = slices.DeleteFunc(open, func(s Session) bool { return leadsTo(s, roots) })
+	end(open, CodeOK, "the root of your certificate is trusted no more; connect again")
+	return len(open)
 }
 
 // leadsTo reports whether the certificate that the other side has shown leads to
