@@ -119,20 +119,22 @@ type Reservation struct {
 
 // Agent is a running agent.
 type Agent struct {
-	cfg     Config
-	log     *slog.Logger
-	cred    *pki.Holder
-	id      fleet.AgentID
-	host    string
-	epoch   uint64 // of the last session; the dial loop's alone
-	file    *checkpoint.File
-	core    *lifecycle.Agent
-	events  chan lifecycle.Event
-	listed  chan struct{} // closed after the first answer of the executor
-	looked  chan struct{} // closed once the devices were read
-	began   time.Time
-	probing chan struct{} // one for each check under way
-	upgrade *upgrader
+	cfg   Config
+	log   *slog.Logger
+	cred  *pki.Holder
+	id    fleet.AgentID
+	host  string
+	epoch uint64 // of the last session; the dial loop's alone
+	// patience is the dial loop's alone, too.
+	patience patience
+	file     *checkpoint.File
+	core     *lifecycle.Agent
+	events   chan lifecycle.Event
+	listed   chan struct{} // closed after the first answer of the executor
+	looked   chan struct{} // closed once the devices were read
+	began    time.Time
+	probing  chan struct{} // one for each check under way
+	upgrade  *upgrader
 
 	mu       sync.Mutex
 	starting map[fleet.TaskID]context.CancelFunc

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// steady is how long a session lasts that was worth its dial: the next one
-	// is not put off for failures before it.
+	// steady is how long a session lasts, from its Welcome, that was worth its
+	// dial: the next one is not put off for failures before it.
 	steady = 10 * time.Second
 	// maxMends bounds how often in a row a cause is put right and no session
 	// comes of it.
@@ -43,7 +43,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 	mends := 0
 	for ctx.Err() == nil {
 		addr := d.next()
-		began := time.Now()
+		d.welcomed = time.Time{}
 		err := a.session(ctx, dialer, addr, d)
 		if ctx.Err() != nil {
 			break
@@ -55,7 +55,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			continue
 		}
 		wait := max(pause, back.Next(rand.Float64()))
-		if time.Since(began) > steady {
+		if !d.welcomed.IsZero() && time.Since(d.welcomed) > steady {
 			back.Reset()
 			mends = 0
 			wait = again(err, d.spread, rand.Float64())
@@ -104,6 +104,8 @@ type rounds struct {
 	addrs  []string
 	at     int
 	hinted string
+	// welcomed is when the session began; zero without one.
+	welcomed time.Time
 	// spread is over how long to spread the first try after a loss.
 	spread time.Duration
 }
@@ -141,6 +143,9 @@ func mix(x uint64) uint64 {
 // know takes over what the replica at an address says about the control plane.
 func (d *rounds) know(current string, w wire.Welcome) {
 	d.spread = min(w.Spread, time.Minute)
+	if d.welcomed.IsZero() {
+		d.welcomed = time.Now()
+	}
 	if len(w.Replicas) == 0 {
 		return
 	}

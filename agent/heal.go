@@ -72,7 +72,7 @@ func (a *Agent) healAt(ctx context.Context, dialer *transport.Dialer, addr strin
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, welcomeTime)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	reply, err := dialer.Heal(ctx, addr, a.cred.Get(), key)
 	if err != nil {

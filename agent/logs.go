@@ -43,7 +43,7 @@ func (e *heldBack) Error() string { return e.why }
 
 func (a *Agent) logs(ctx context.Context, st transport.Stream) error {
 	conn := wire.NewConn(&counted{Stream: st, a: a.cfg.Account, out: forLogs, in: forLogs}, wire.MaxControl)
-	_ = st.SetDeadline(time.Now().Add(welcomeTime))
+	_ = st.SetDeadline(time.Now().Add(answerTime))
 	msg, err := conn.Recv()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -18,8 +19,14 @@ import (
 )
 
 const (
-	// welcomeTime bounds the wait for a replica's first answer.
-	welcomeTime = 10 * time.Second
+	// answerTime bounds the wait for an answer where nobody else is to be asked.
+	answerTime = 10 * time.Second
+	// welcomeLeast and welcomeMost bound the wait for a Welcome. Where the end of
+	// a handshake is lost the agent takes it for complete, and the replica, which
+	// has given it up after 3 s, never says a word: the agent must not wait for
+	// long. Over a very slow link it must.
+	welcomeLeast = 4 * time.Second
+	welcomeMost  = 16 * time.Second
 	// bannedWait is between two tries of an agent that was told not to come
 	// back: a person has to act, but the agent must not need a visit then.
 	bannedWait = 5 * time.Minute
@@ -166,11 +173,13 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*controlStre
 	a.mu.Unlock()
 	stream := &counted{Stream: st, a: a.cfg.Account, out: forUpdates, in: forUpdates}
 	control := wire.NewConn(stream, wire.MaxControl)
-	_ = st.SetDeadline(time.Now().Add(welcomeTime))
+	began := time.Now()
+	_ = st.SetDeadline(began.Add(a.patience.wait()))
 	if err := control.Send(hello); err != nil {
 		return nil, wire.Welcome{}, fmt.Errorf("send hello: %w", err)
 	}
 	msg, err := control.Recv()
+	a.patience.learn(time.Since(began), err)
 	if err != nil {
 		return nil, wire.Welcome{}, fmt.Errorf("wait for welcome: %w", err)
 	}
@@ -185,6 +194,25 @@ func (a *Agent) greet(ctx context.Context, conn transport.Session) (*controlStre
 		return nil, wire.Welcome{}, &refusedError{msg}
 	default:
 		return nil, wire.Welcome{}, fmt.Errorf("%T instead of welcome", msg)
+	}
+}
+
+// patience is how long the Welcomes of a link are worth waiting for; the zero
+// value is welcomeLeast.
+type patience time.Duration
+
+func (p patience) wait() time.Duration {
+	return min(max(time.Duration(p), welcomeLeast), welcomeMost)
+}
+
+// learn takes in how a wait has ended: four times what the last Welcome took,
+// and twice as long after one that did not come.
+func (p *patience) learn(took time.Duration, err error) {
+	switch {
+	case err == nil:
+		*p = patience(4 * took)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		*p = patience(2 * p.wait())
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"syscall"
 
@@ -46,7 +47,7 @@ var answers = []error{
 // silences are the ends of a session that are the network's or the machine's.
 var silences = []error{
 	transport.ErrUnreachable, transport.ErrIdle, transport.ErrPeerRestarted, transport.ErrBusy,
-	errSilent, errMoved, errUnconfirmed, context.DeadlineExceeded, context.Canceled, syscall.ENOSPC,
+	errSilent, errMoved, errUnconfirmed, context.DeadlineExceeded, os.ErrDeadlineExceeded, context.Canceled, syscall.ENOSPC,
 }
 
 // missed is what the end of a session, or of a try to have one, says of this

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"syscall"
 	"testing"
 
@@ -35,6 +36,7 @@ func TestWhatSpeaksAgainstAVersion(t *testing.T) {
 		{"the replica has restarted", transport.ErrPeerRestarted, false},
 		{"the replica is full", dial(transport.ErrBusy), false},
 		{"no time", fmt.Errorf("dial: %w", context.DeadlineExceeded), false},
+		{"no welcome", fmt.Errorf("wait for welcome: %w", os.ErrDeadlineExceeded), false},
 		{"no room on the disk", fmt.Errorf("remember: %w", syscall.ENOSPC), false},
 		{"revoked", refused(wire.RefusedRevoked), false},
 		{"removed", refused(wire.RefusedUnknownAgent), false},

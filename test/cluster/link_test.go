@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -128,6 +129,37 @@ func TestLossIsNoticedWithin30Seconds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// flight is an agent's socket that loses what the agent sends after its first
+// packets, for a while: the end of its handshake.
+type flight struct {
+	*transporttest.Gate
+	begin sync.Once
+}
+
+func (f *flight) WriteTo(b []byte, to net.Addr) (int, error) {
+	f.begin.Do(func() {
+		time.AfterFunc(latency, func() { f.Shut(true) }) // the answer takes twice as long
+		time.AfterFunc(3800*time.Millisecond, func() { f.Shut(false) })
+	})
+	return f.Gate.WriteTo(b, to)
+}
+
+// TestTheEndOfAHandshakeIsLost: the agent takes the handshake for complete, the
+// replica gives it up after 3 s, without a word. The agent does not wait for the
+// Welcome that it would give a very slow link.
+func TestTheEndOfAHandshakeIsLost(t *testing.T) {
+	brisk(t, func(t *testing.T, f *cluster.Fleet, _ *transporttest.Net) {
+		f.Up(1)
+		a := f.Joined("edge-1")
+		f.TuneAgent = func(cfg *agent.Config) {
+			cfg.Conn = &flight{Gate: transporttest.NewGate(cfg.Conn, false)}
+		}
+		a.Start()
+		took := f.Await("the agent is connected", time.Minute, a.Connected)
+		within(t, "the second try", took, 4*time.Second, 6*time.Second)
+	})
 }
 
 // TestPushAfterASilentRebind: a NAT forgets the agent between two beats. What
