@@ -258,18 +258,17 @@ func (r *Replica) RemoveReplica(ctx context.Context, id fleet.ReplicaID, force b
 	if _, err := r.current(); err != nil {
 		return err
 	}
-	voters, living, known := 0, 0, false
-	for _, o := range r.observe(ctx) {
-		if o.ID == id {
-			known = true
-			continue
+	// A leader that has just been elected, as when the one before handed over to be
+	// removed, has not heard of everybody yet.
+	enough := time.Now().Add(r.livingContact())
+	voters, living, known := r.without(ctx, id)
+	for known && living <= voters/2 && !force && time.Now().Before(enough) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
 		}
-		if o.Voter {
-			voters++
-			if o.Self || o.Contact <= livingContact*time.Duration(max(1, r.cfg.Patience)) {
-				living++
-			}
-		}
+		voters, living, known = r.without(ctx, id)
 	}
 	switch {
 	case !known:
@@ -289,8 +288,27 @@ func (r *Replica) RemoveReplica(ctx context.Context, id fleet.ReplicaID, force b
 	return r.dismiss(ctx, id, by)
 }
 
+// without counts the voters besides a replica, and those of them that live, and
+// tells whether there is such a replica.
+func (r *Replica) without(ctx context.Context, id fleet.ReplicaID) (voters, living int, known bool) {
+	for _, o := range r.observe(ctx) {
+		switch {
+		case o.ID == id:
+			known = true
+		case o.Voter:
+			voters++
+			if o.Self || o.Contact <= r.livingContact() {
+				living++
+			}
+		}
+	}
+	return voters, living, known
+}
+
 // livingContact is within what a voter counts as alive for an operator.
-const livingContact = 2 * time.Second
+func (r *Replica) livingContact() time.Duration {
+	return 2 * time.Second * time.Duration(max(1, r.cfg.Patience))
+}
 
 // Members tells how the replicas are: all of them on the leader, itself on
 // another one. It never blocks on others.

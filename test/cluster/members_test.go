@@ -110,6 +110,28 @@ func TestARemovalThatWouldCostTheMajority(t *testing.T) {
 	})
 }
 
+// A leader that is to be removed hands over. The next one has not heard of every
+// voter yet when it is asked.
+func TestARemovalByANewLeader(t *testing.T) {
+	brisk(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
+		f.Trio()
+		old := f.Leader()
+		var not *registrar.NotLeaderError
+		if err := old.RemoveReplica(t.Context(), old.ID, false, "operator/test"); !errors.As(err, &not) {
+			t.Fatalf("remove the leader: %v, want it to hand over", err)
+		}
+		f.Await("another one leads", 10*time.Second, func() bool { return slices.ContainsFunc(f.Others(old), (*cluster.Replica).Leading) })
+		lead := f.Leader()
+		third := f.Others(lead)[slices.IndexFunc(f.Others(lead), func(r *cluster.Replica) bool { return r != old })]
+		n.Part(lead.Addr, third.Addr)
+		time.Sleep(2500 * time.Millisecond) // what it has heard until now does not count
+		time.AfterFunc(time.Second, func() { n.Join(lead.Addr, third.Addr) })
+		if err := lead.RemoveReplica(t.Context(), old.ID, false, "operator/test"); err != nil {
+			t.Errorf("remove the leader before: %v", err)
+		}
+	})
+}
+
 // A replica that lost its disk, and has its identity still.
 func TestAReplicaWithAnEmptyDisk(t *testing.T) {
 	scenario(t, func(t *testing.T, f *cluster.Fleet, n *transporttest.Net) {
