@@ -121,17 +121,20 @@ func TestAMesosSchedulerOfNpmRunsContainers(t *testing.T) {
 	if err != nil || len(containers) != 3 {
 		t.Errorf("there are the containers %v (%v), want 3", containers, err)
 	}
-	printed := map[string]int{}
 	for _, task := range tasks.Tasks {
 		if task.Framework != first.ID || task.Network != "host" || task.Image != harness.Image {
 			t.Errorf("task %+v is not as the scheduler %s wants it", task, first.ID)
 		}
-		out, _ := f.Output(t, task.ID)
-		printed[out]++
 	}
-	if printed["command runs\n"] != 2 || printed["docker runs\n"] != 1 {
-		t.Errorf("the tasks printed %v", printed)
-	}
+	// A task runs before it has printed anything.
+	harness.Eventually(t, "the tasks have printed what they should", func() bool {
+		printed := map[string]int{}
+		for _, task := range tasks.Tasks {
+			out, _ := f.Output(t, task.ID)
+			printed[out]++
+		}
+		return printed["command runs\n"] == 2 && printed["docker runs\n"] == 1
+	})
 
 	began := time.Now()
 	old.Kill(t)
