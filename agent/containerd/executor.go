@@ -88,8 +88,11 @@ type Executor struct {
 	launching chan struct{}
 	execing   chan struct{} // the same for processes of checks
 	pulling   keyed         // one download at a time per image
-	stops     stops         // grace periods that run
-	ooms      oomEvents     // containers that an event said ran out of memory
+	// discarding is one at a time: see discard. booted is when the machine started.
+	discarding keyed
+	booted     func() time.Time
+	stops      stops     // grace periods that run
+	ooms       oomEvents // containers that an event said ran out of memory
 
 	ctx    context.Context // of the goroutines below; ends with Close
 	cancel context.CancelFunc
@@ -133,6 +136,7 @@ func New(cfg Config) (*Executor, error) {
 		registries: toRegistries(cfg.Fetched),
 		cgroups:    detectCgroups(cgroupRoot),
 		log:        cfg.Log,
+		booted:     booted,
 		runtime:    options,
 		seccomp:    seccompProfile(),
 		launching:  make(chan struct{}, runtime.NumCPU()+1),

@@ -148,29 +148,48 @@ func (x *Executor) load(ctx context.Context, stored images.Image) (*image, error
 	if err := json.Unmarshal(blob, &config); err != nil {
 		return nil, invalid("image %s has a broken configuration: %w", stored.Name, err)
 	}
+	if len(config.RootFS.DiffIDs) == 0 {
+		return nil, invalid("image %s has no layers", stored.Name)
+	}
 	manifest, err := images.Manifest(ctx, store, stored.Target, platforms.Default())
 	if err != nil {
 		return nil, err
 	}
+	chain := identity.ChainIDs(slices.Clone(config.RootFS.DiffIDs)) // it writes over what it is given
 	img := &image{
 		target: stored.Target.Digest,
-		parent: identity.ChainID(config.RootFS.DiffIDs).String(),
+		parent: chain[len(chain)-1].String(),
 		config: config.Config,
 		layers: manifest.Layers,
 		users:  map[string]specs.User{},
 	}
-	if _, err := x.snaps.Stat(ctx, img.parent); errdefs.IsNotFound(err) {
+	if err := x.unpack(ctx, stored, chain); err != nil {
+		return nil, fmt.Errorf("unpack image %s: %w", stored.Name, err)
+	}
+	x.images.put(img)
+	return img, nil
+}
+
+// unpack makes what is missing of an image's layers, and sees to it that they
+// outlive a loss of power.
+func (x *Executor) unpack(ctx context.Context, stored images.Image, chain []digest.Digest) error {
+	if ok, err := x.durable(ctx, chain); ok || err != nil {
+		return err
+	}
+	if err := x.discard(ctx, chain); err != nil {
+		return err
+	}
+	if _, err := x.snaps.Stat(ctx, chain[len(chain)-1].String()); errdefs.IsNotFound(err) {
 		err = x.leased(ctx, func(ctx context.Context) error {
 			return client.NewImage(x.client, stored).Unpack(ctx, x.cfg.Snapshotter)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("unpack image %s: %w", stored.Name, err)
+			return err
 		}
 	} else if err != nil {
-		return nil, err
+		return err
 	}
-	x.images.put(img)
-	return img, nil
+	return x.keep(ctx, chain)
 }
 
 // leased runs f under a lease that keeps what it makes from containerd's

@@ -33,20 +33,27 @@ func TestACheckThatADeadAgentLeft(t *testing.T) {
 		}
 		return len(r.Processes)
 	}
+	dead, err := New(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	left := make(chan error, 1)
 	go func() {
-		_, err := x.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: sh("sleep 1000 & sleep 1000; exit 1"), Timeout: time.Hour})
+		_, err := dead.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: sh("sleep 1000 & sleep 1000; exit 1"), Timeout: time.Hour})
 		left <- err
 	}()
 	eventually(t, "the first check runs", func() bool { return processes() == 4 })
-	next := w.open(t)
+	// It clears up nothing.
+	if err := dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-left
 	for range 3 {
-		code, err := next.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: sh("exit 3"), Timeout: time.Minute})
+		code, err := x.Exec(t.Context(), sleeper.ID, executor.Exec{Name: "health", Args: sh("exit 3"), Timeout: time.Minute})
 		if err != nil || code != 3 {
 			t.Errorf("the next check: code %d, error %v", code, err)
 		}
 	}
-	<-left
 	eventually(t, "only the task is left", func() bool { return processes() == 1 })
 	if err := x.Remove(t.Context(), sleeper.ID); err != nil {
 		t.Fatal(err)
