@@ -128,9 +128,6 @@ func TestLimitsReachTheKernel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, ctrd.Debian(t))
 	x := w.open(t)
-	if x.cgroups.unified {
-		t.Fatal("this test reads version 1 control groups; write the version 2 names beside them")
-	}
 	limited := task("limited", []string{"sleep", "1000"})
 	limited.Resources.CPUs, limited.Resources.Mem = 1500, fleet.Whole(48)+500
 	limited.Spec.PIDs = 7
@@ -142,29 +139,45 @@ func TestLimitsReachTheKernel(t *testing.T) {
 	plain := task("plain", []string{"sleep", "1000"})
 	plain.Resources = fleet.Resources{}
 	for _, c := range []struct {
-		task executor.Task
-		want map[string]string
+		task    executor.Task
+		want    map[string]string // control groups of version 1
+		unified map[string]string // of version 2
 	}{
 		{limited, map[string]string{
 			"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000", "cpu/cpu.shares": "1536",
 			"memory/memory.limit_in_bytes": strconv.Itoa(48<<20 + 1<<19), "memory/memory.memsw.limit_in_bytes": strconv.Itoa(48<<20 + 1<<19),
 			"pids/pids.max": "7",
+		}, map[string]string{
+			// runc's rule for the weight is 1 + (shares-2)*9999/262142.
+			"cpu.max": "150000 100000", "cpu.weight": "59",
+			"memory.max": strconv.Itoa(48<<20 + 1<<19), "memory.swap.max": "0", "pids.max": "7",
 		}},
 		{bursts, map[string]string{
 			"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.shares": "512",
 			"memory/memory.limit_in_bytes": strconv.Itoa(64 << 20), "memory/memory.memsw.limit_in_bytes": strconv.Itoa(64 << 20),
 			"memory/memory.soft_limit_in_bytes": strconv.Itoa(memMB << 20),
+		}, map[string]string{
+			"cpu.max": "250000 100000", "cpu.weight": "20",
+			"memory.max": strconv.Itoa(64 << 20), "memory.swap.max": "0", "memory.low": strconv.Itoa(memMB << 20),
 		}},
 		{free, map[string]string{
 			"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.shares": "512",
 			"memory/memory.limit_in_bytes": noLimit, "memory/memory.soft_limit_in_bytes": strconv.Itoa(memMB << 20),
-		}},
-		{plain, map[string]string{"cpu/cpu.cfs_quota_us": "-1", "pids/pids.max": strconv.Itoa(fleet.DefaultPIDs)}},
+		}, map[string]string{"cpu.max": "max 100000", "memory.max": "max", "memory.low": strconv.Itoa(memMB << 20)}},
+		{
+			plain,
+			map[string]string{"cpu/cpu.cfs_quota_us": "-1", "pids/pids.max": strconv.Itoa(fleet.DefaultPIDs)},
+			map[string]string{"cpu.max": "max 100000", "memory.max": "max", "pids.max": strconv.Itoa(fleet.DefaultPIDs)},
+		},
 	} {
 		if err := x.Start(t.Context(), c.task); err != nil {
 			t.Fatal(err)
 		}
-		for file, want := range c.want {
+		files := c.want
+		if x.cgroups.unified {
+			files = c.unified
+		}
+		for file, want := range files {
 			controller, name := filepath.Split(file)
 			if name == "memory.memsw.limit_in_bytes" && !x.cgroups.swap {
 				continue // this kernel does not account for swap

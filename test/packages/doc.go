@@ -7,5 +7,6 @@
 // $TENDER_DEBS holds two builds of the packages, in old/ and new/. The machine's
 // root is made once by debootstrap and kept in the user's cache; a machine is an
 // overlay over it and booted by systemd-nspawn in less than a second. The host
-// needs no systemd of its own.
+// needs no systemd of its own. What its kernel cannot show is shown on a virtual
+// machine; see package vm.
 package packages

@@ -79,15 +79,16 @@ type site struct {
 	pid   string
 }
 
-// newSite boots a machine of a release.
-func newSite(t *testing.T, of release) *site {
+// newSite boots a machine at a site of its own, behind a NAT, for a control plane
+// of so many.
+func newSite(t *testing.T, replicas int, machine func(t *testing.T, netns, hostname, debs string) *machine) *site {
 	t.Helper()
-	b := bed.Start(t, bed.Config{Replicas: 3, Sites: []int{1}})
+	b := bed.Start(t, bed.Config{Replicas: replicas, Sites: []int{1}})
 	bin := shortDir(t)
 	for _, name := range []string{"tender", "tender-server"} {
 		host(t, "dpkg", "-x", deb(t, "new", name), bin)
 	}
-	s := &site{machine: newMachine(t, of, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
+	s := &site{machine: machine(t, b.NetNS("a1"), "", debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
 	t.Cleanup(func() { s.off(t) })
 	began := time.Now()
 	s.boot(t)
@@ -112,46 +113,10 @@ func live(t *testing.T, steps []step) {
 	}
 }
 
-// Debian's next release has systemd 257, containerd 1.7 and cgroups of version 2.
-func TestDebian13(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, debian13)
-	steps := []step{{"install", s.install}, {"join", s.join}}
-	if controllers := s.run(t, "cat", "/sys/fs/cgroup/cgroup.controllers"); strings.Contains(controllers, "cpu ") && strings.Contains(controllers, "memory") {
-		steps = append(steps, step{"run a task", s.runTask}, step{"restart, upgrade, downgrade", s.upgrade}, step{"containerd restarts", s.restartContainerd})
-	} else { // this host uses them by version 1
-		steps = append(steps, step{"no controllers", s.withoutControllers}, step{"upgrade, downgrade", s.upgradeIdle})
-	}
-	live(t, append(steps, step{"purge", s.purge}))
-}
-
-// withoutControllers: limits that cannot be kept are no limits, so nothing runs.
-func (s *site) withoutControllers(t *testing.T) {
-	s.loadImage(t)
-	s.task = s.fleet.run(t, "exit 0", "TASK_FAILED")
-	task, err := s.fleet.Task(t.Context(), s.task)
-	if err != nil || !strings.Contains(task.Message, "this machine cannot limit processor time: its kernel offers containers no cpu controller") {
-		t.Errorf("%s, %v", harness.Tell(task), err)
-	}
-}
-
-// upgradeIdle is upgrade on a machine that runs no task.
-func (s *site) upgradeIdle(t *testing.T) {
-	for _, build := range []string{"new", "old", "new"} {
-		was := s.run(t, "tender-agent", "--version")
-		s.apt(t, build)
-		if now := s.run(t, "tender-agent", "--version"); now == was {
-			t.Errorf("build %s is installed, and still %s", build, now)
-		}
-		s.prints(t, "connected to the control plane; 0 tasks", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
-	}
-	s.sound(t)
-}
-
 // The life of a machine that nobody can visit.
 func TestLifeOfAMachine(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, debian12)
+	s := newSite(t, 3, newMachine)
 	live(t, []step{
 		{"install", s.install},
 		{"join", s.join},

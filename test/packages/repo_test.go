@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tenderfleet/tender/test/vm"
 )
 
 // repository makes a repository with the key in a directory.
@@ -24,7 +26,7 @@ func TestRepository(t *testing.T) {
 	t.Parallel()
 	stick, keys := t.TempDir(), t.TempDir()
 	repo := filepath.Join(stick, "repo")
-	runtime, err := filepath.Glob(filepath.Join(base(t, debian12), "var/cache/apt/archives", "*.deb"))
+	runtime, err := filepath.Glob(filepath.Join(vm.Root(t, "bookworm"), "var/cache/apt/archives", "*.deb"))
 	if err != nil || len(runtime) == 0 {
 		t.Fatalf("the machine's root keeps no packages of Debian: %v", err)
 	}
@@ -53,8 +55,8 @@ func TestRepository(t *testing.T) {
 	host(t, "cp", "-r", altered, patched)
 	host(t, "sh", "-ec", `cd "$1"; apt-ftparchive packages . >Packages; gzip -9nkf Packages`, "sh", patched)
 
-	m := newMachine(t, debian12, "", debs(t))
-	m.binds = append(m.binds, "--bind-ro="+stick+":/media/stick")
+	m := newMachine(t, "", "", debs(t))
+	m.shares["media/stick"] = stick
 	t.Cleanup(func() { m.off(t) })
 	m.boot(t)
 	m.run(t, "apt-get", "purge", "-y", "-q", "containerd", "runc")

@@ -24,7 +24,7 @@ func TestRollouts(t *testing.T) {
 	b := bed.Start(t, bed.Config{Replicas: 1, Sites: []int{1}})
 	bin := shortDir(t)
 	host(t, "dpkg", "-x", deb(t, "new", "tender-server"), bin)
-	s := &site{machine: newMachine(t, debian12, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
+	s := &site{machine: newMachine(t, b.NetNS("a1"), "", debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
 	r := &rollouts{upgrades: &upgrades{site: s, bench: unpack(t, "new")}}
 	t.Cleanup(func() { s.off(t) })
 	s.boot(t)
@@ -117,7 +117,7 @@ func (r *rollouts) pin(t *testing.T) {
 		t.Fatalf("join: %v\n%s", err, out)
 	}
 	r.agent = onlyID(t, out)
-	public, err := minisign.PublicKeyFromFile(filepath.Join(r.root(), "etc/tender/release.pub"))
+	public, err := minisign.PublicKeyFromFile(filepath.Join(r.disk, "etc/tender/release.pub"))
 	if err != nil || !public.Equal(r.key.Public()) {
 		t.Errorf("pinned is %v, %v", public, err)
 	}

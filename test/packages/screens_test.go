@@ -77,8 +77,7 @@ func TestTheFirstTenMinutes(t *testing.T) {
 	hosts := map[string]*machine{}
 	names := ""
 	for i, h := range []struct{ name, node string }{{"tender-1", "c1"}, {"tender-2", "c2"}, {"tender-3", "c3"}, {"gpu-1", "a1"}} {
-		m := newMachine(t, debian12, b.NetNS(h.node), debs(t))
-		m.hostname = h.name
+		m := newMachine(t, b.NetNS(h.node), h.name, debs(t))
 		t.Cleanup(func() { m.off(t) })
 		m.boot(t)
 		hosts[h.name] = m

@@ -13,7 +13,7 @@ import (
 // newServer boots a machine and installs what a server needs.
 func newServer(t *testing.T, b *bed.Bed) *machine {
 	t.Helper()
-	m := newMachine(t, debian12, b.NetNS("c1"), debs(t))
+	m := newMachine(t, b.NetNS("c1"), "", debs(t))
 	m.unit = "tenderd*"
 	t.Cleanup(func() { m.off(t) })
 	m.boot(t)
@@ -66,7 +66,7 @@ func TestLifeOfAServer(t *testing.T) {
 	backup := m.backup(t)
 	m.off(t)
 	m = newServer(t, b)
-	host(t, "cp", "-r", backup, filepath.Join(m.root(), "root", "backup"))
+	host(t, "cp", "-r", backup, filepath.Join(m.disk, "root", "backup"))
 	if got := m.sh(t, "chown -R root:root /root/backup; stat -c '%U %a' /root/backup/root.key"); got != "root 600" {
 		t.Errorf("the backup's root key is %s", got)
 	}
@@ -101,7 +101,7 @@ func TestLifeOfAServer(t *testing.T) {
 // edge boots a machine behind a NAT that joins the server and runs a task.
 func (m *machine) edge(t *testing.T, b *bed.Bed) (e *machine, pid string) {
 	t.Helper()
-	e = newMachine(t, debian12, b.NetNS("a1"), debs(t))
+	e = newMachine(t, b.NetNS("a1"), "", debs(t))
 	t.Cleanup(func() { e.off(t) })
 	e.boot(t)
 	e.run(t, "apt-get", "install", "-y", "-q", "/debs/new/"+filepath.Base(deb(t, "new", "tender-agent")))
@@ -118,7 +118,7 @@ func (m *machine) edge(t *testing.T, b *bed.Bed) (e *machine, pid string) {
 // servesPackages: the replica is the apt repository of a machine behind a NAT.
 func (m *machine) servesPackages(t *testing.T, edge *machine, addr string) {
 	t.Helper()
-	dir := filepath.Join(m.root(), "srv/tender/repo")
+	dir := filepath.Join(m.disk, "srv/tender/repo")
 	repository(t, dir, t.TempDir(), filepath.Join(debs(t), "new"))
 	m.sh(t, "chmod -R u=rwX,go=rX /srv/tender; echo 'repo: /srv/tender/repo' >/etc/tender/server.conf.d/repo.yaml; systemctl restart tenderd.service")
 	m.serves(t, "r2")
@@ -142,7 +142,7 @@ systemctl daemon-reload; systemctl restart tenderd-backup.timer`)
 		t.Errorf("a backup has %s", got)
 	}
 	dir := filepath.Join(t.TempDir(), "backup")
-	host(t, "sh", "-ec", `cp -r "$1"/var/lib/tender/backup/*Z "$2"`, "sh", m.root(), dir)
+	host(t, "sh", "-ec", `cp -r "$1"/var/lib/tender/backup/*Z "$2"`, "sh", m.disk, dir)
 	if _, err := os.Stat(filepath.Join(dir, "fleet.snap")); err != nil {
 		t.Fatal(err)
 	}

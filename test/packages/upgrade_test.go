@@ -29,9 +29,9 @@ func TestUpgradesThatFail(t *testing.T) {
 	b := bed.Start(t, bed.Config{Replicas: 1, Sites: []int{1}})
 	bin := shortDir(t)
 	host(t, "dpkg", "-x", deb(t, "new", "tender-server"), bin)
-	s := &site{machine: newMachine(t, debian12, b.NetNS("a1"), debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
+	s := &site{machine: newMachine(t, b.NetNS("a1"), "", debs(t)), fleet: newTrio(t, b, filepath.Join(bin, "usr/bin"))}
 	w := &upgrades{site: s, bench: unpack(t, "new")}
-	s.binds = append(s.binds, "--bind-ro="+w.bench.dir+":/bench")
+	s.shares["bench"] = w.bench.dir
 	t.Cleanup(func() { s.off(t) })
 	s.boot(t)
 	live(t, []step{
@@ -236,7 +236,7 @@ func (w *upgrades) strangerState(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.run(t, "systemctl", "stop", "tender-agent.service")
-	host(t, "sh", "-ec", `cd "$1/var/lib/tender/agent"; mkdir stranger; cp -a agent.json agent.db logs stranger; cp -r "$2" stranger`, "sh", w.root(), dir)
+	host(t, "sh", "-ec", `cd "$1/var/lib/tender/agent"; mkdir stranger; cp -a agent.json agent.db logs stranger; cp -r "$2" stranger`, "sh", w.disk, dir)
 	w.sh(t, "chown -R tender-agent:tender-agent /var/lib/tender/agent/stranger; systemctl start tender-agent.service")
 	w.good(t)
 }
