@@ -29,7 +29,7 @@ export TENDER_NPM
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps containerd2 npm build deb repo test-packages test-vm generate generate-check fmt fmt-check tidy-check \
+.PHONY: help deps containerd2 npm build deb repo debs test-packages test-vm generate generate-check fmt fmt-check tidy-check \
 	vet lint unit sim e2e test fuzz bench demo clean
 
 help: ## show this list
@@ -131,18 +131,20 @@ sim: ## simulate the fleet from 2,000 seeds
 e2e: build containerd2 npm ## test the programs in network namespaces (needs root)
 	@TENDER_BIN=$(BIN) $(COUNT) go test -count=1 -p 2 -timeout 30m ./test/e2e/...
 
-# The machine is upgraded from one build to another of the same commit.
-test-packages: deps ## test the Debian packages on a machine that runs systemd (needs root)
+# Machines are upgraded from one build to another of the same commit.
+debs: deps
 	@rm -rf $(BIN)/debs
 	arch=$$(dpkg --print-architecture)
 	PACKAGES=tender-agent packaging/deb $(BIN)/debs/old 0.1.1 "$$arch" >/dev/null
 	packaging/deb $(BIN)/debs/new 0.1.2 "$$arch" >/dev/null
-	TENDER_DEBS=$(BIN)/debs $(COUNT) go test -count=1 -timeout 10m ./test/packages
 
-# Not among the steps below: without hardware for virtual machines it takes eight
-# minutes. test-packages boots such a machine, too.
-test-vm: deps ## test the executor on a machine with control groups of version 2 (needs root)
-	@go test -count=1 -timeout 30m -v ./test/vm
+test-packages: debs ## test the Debian packages on a machine that runs systemd (needs root)
+	@TENDER_DEBS=$(BIN)/debs $(COUNT) go test -count=1 -timeout 10m -skip '^TestVirtual' ./test/packages
+
+# Not among the steps below: where the processor cannot lend itself it takes ten
+# minutes.
+test-vm: debs ## test on virtual machines: control groups of version 2, loss of power (needs root)
+	@TENDER_DEBS=$(BIN)/debs go test -count=1 -timeout 60m -v -run '^TestVirtual' ./test/vm ./test/packages
 
 # Each step is done, whatever became of the ones before, so that one run tells
 # everything.

@@ -74,7 +74,7 @@ func booted() time.Time {
 }
 
 // discard removes the doubtful layers of an image, with everything above them: the
-// image is unpacked again from its content, which containerd does sync. What a
+// image is unpacked again from its blobs, which containerd does sync. What a
 // task runs on stays as it is.
 func (x *Executor) discard(ctx context.Context, chain []digest.Digest) error {
 	unlock, err := x.discarding.lock(ctx, "")

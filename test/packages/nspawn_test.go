@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -15,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tenderfleet/tender/test/e2e/harness"
 	"github.com/tenderfleet/tender/test/vm"
 )
 
@@ -36,15 +36,17 @@ exec /lib/systemd/systemd "$@"
 
 const nsinitPath = "usr/local/sbin/nsinit"
 
-// container is a machine that systemd-nspawn boots: with this host's kernel, and
-// with its control groups, of version 1. What such a machine has not written to its
+// container is a machine that systemd-nspawn boots: with this host's kernel and
+// its control groups. What such a machine has not written to its
 // disk when it is killed, this host still has: that is no power cut.
 type container struct {
 	name, dir, netns string
 	hostname         string // empty is this host's
-	nspawn           *exec.Cmd
-	init             int // the process id of its systemd, seen from here
-	gone             chan struct{}
+	// unified: its systemd knows cgroups of version 2 only. Those have no
+	// controllers on a host that uses them by version 1.
+	unified bool
+	nspawn  *exec.Cmd
+	gone    chan struct{}
 }
 
 var containers atomic.Int64
@@ -54,13 +56,24 @@ var containers atomic.Int64
 // where that is empty.
 func newMachine(t *testing.T, netns, hostname, debs string) *machine {
 	t.Helper()
-	c := &container{name: fmt.Sprintf("tpk%dn%d", os.Getpid(), containers.Add(1)), dir: t.TempDir(), netns: netns, hostname: hostname}
+	return newContainer(t, "bookworm", debs, &container{netns: netns, hostname: hostname})
+}
+
+// newDebian13 is newMachine for Debian 13.
+func newDebian13(t *testing.T, netns, hostname, debs string) *machine {
+	t.Helper()
+	return newContainer(t, "trixie", debs, &container{netns: netns, hostname: hostname, unified: true})
+}
+
+func newContainer(t *testing.T, suite, debs string, c *container) *machine {
+	t.Helper()
+	c.name, c.dir = fmt.Sprintf("tpk%dn%d", os.Getpid(), containers.Add(1)), t.TempDir()
 	for _, d := range []string{"up", "work", "root", "containerd"} {
 		if err := os.Mkdir(filepath.Join(c.dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", vm.Root(t, "bookworm"), filepath.Join(c.dir, "up"), filepath.Join(c.dir, "work"))
+	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", vm.Root(t, suite), filepath.Join(c.dir, "up"), filepath.Join(c.dir, "work"))
 	if err := syscall.Mount("overlay", c.root(), "overlay", 0, opts); err != nil {
 		t.Fatalf("mount the machine's disk: %v", err)
 	}
@@ -77,8 +90,8 @@ func newMachine(t *testing.T, netns, hostname, debs string) *machine {
 
 func (c *container) root() string { return filepath.Join(c.dir, "root") }
 
-// hierarchies are the mounted cgroup hierarchies of this host.
-func hierarchies(t *testing.T) []string {
+// hierarchies are the mounted cgroup hierarchies of this host that a machine gets.
+func (c *container) hierarchies(t *testing.T) []string {
 	t.Helper()
 	dirs, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
 	if err != nil || len(dirs) == 0 {
@@ -87,13 +100,16 @@ func hierarchies(t *testing.T) []string {
 	for i := range dirs {
 		dirs[i] = filepath.Dir(dirs[i])
 	}
+	if c.unified {
+		return slices.DeleteFunc(dirs, func(d string) bool { return filepath.Base(d) != "unified" && filepath.Base(d) != "systemd" })
+	}
 	return dirs
 }
 
 func (c *container) start(t *testing.T, shares map[string]string) {
 	t.Helper()
 	var enter strings.Builder
-	for _, h := range hierarchies(t) {
+	for _, h := range c.hierarchies(t) {
 		group := filepath.Join(h, c.name)
 		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			t.Fatal(err)
@@ -118,13 +134,20 @@ func (c *container) start(t *testing.T, shares map[string]string) {
 	if c.netns != "" {
 		network = "--network-namespace-path=" + c.netns
 	}
-	args = append(args, network, "/"+nsinitPath)
+	boot := "/" + nsinitPath
+	if c.unified {
+		boot = "--boot"
+	}
+	args = append(args, network, boot)
 	if c.hostname != "" {
 		if err := os.WriteFile(filepath.Join(c.root(), "etc/hostname"), []byte(c.hostname+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c.nspawn = exec.Command("sh", append([]string{"-c", enter.String() + `exec systemd-nspawn "$@"`, "sh"}, args...)...)
+	if c.unified {
+		c.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	}
 	console, err := os.Create(filepath.Join(c.dir, "console"))
 	if err != nil {
 		t.Fatal(err)
@@ -139,14 +162,12 @@ func (c *container) start(t *testing.T, shares map[string]string) {
 		_ = c.nspawn.Wait() // a reboot is an exit code of its own
 		_ = console.Close()
 	}()
-	harness.Eventually(t, "the machine's systemd has begun", func() bool {
-		c.init = child(c.nspawn.Process.Pid)
-		return c.init != 0
-	})
 }
 
-// child is the process that nspawn has started, 0 when there is none yet.
-func child(parent int) int {
+// init is the process id of its systemd, seen from here; 0 when there is none yet.
+// While the machine begins to boot it changes.
+func (c *container) init() int {
+	parent := c.nspawn.Process.Pid
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
 	fields := strings.Fields(string(data))
 	if err != nil || len(fields) == 0 {
@@ -157,8 +178,12 @@ func child(parent int) int {
 }
 
 func (c *container) run(ctx context.Context, stdin string, argv ...string) (string, error) {
+	init := c.init()
+	if init == 0 {
+		return "", errors.New("the machine is off")
+	}
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
-		"-t", strconv.Itoa(c.init), "-a", "env", "-i",
+		"-t", strconv.Itoa(init), "-a", "env", "-i",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8",
 	}, argv...)...)
 	cmd.Stdin, cmd.WaitDelay = strings.NewReader(stdin), time.Second
@@ -168,7 +193,7 @@ func (c *container) run(ctx context.Context, stdin string, argv ...string) (stri
 
 func (c *container) cut(t *testing.T) {
 	t.Helper()
-	if err := syscall.Kill(c.init, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(c.init(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-c.gone
@@ -179,7 +204,7 @@ func (c *container) ended() <-chan struct{} { return c.gone }
 // bury takes its cgroups away.
 func (c *container) bury(t *testing.T) {
 	t.Helper()
-	for _, h := range hierarchies(t) {
+	for _, h := range c.hierarchies(t) {
 		_ = exec.Command("find", filepath.Join(h, c.name), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
 	}
 }

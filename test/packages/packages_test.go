@@ -113,6 +113,43 @@ func live(t *testing.T, steps []step) {
 	}
 }
 
+// Debian's next release has systemd 257, containerd 1.7 and cgroups of version 2.
+// With a kernel of its own it is in vm_test.go.
+func TestDebian13(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, newDebian13)
+	steps := []step{{"install", s.install}, {"join", s.join}}
+	if controllers := s.run(t, "cat", "/sys/fs/cgroup/cgroup.controllers"); strings.Contains(controllers, "cpu ") && strings.Contains(controllers, "memory") {
+		steps = append(steps, step{"run a task", s.runTask}, step{"restart, upgrade, downgrade", s.upgrade}, step{"containerd restarts", s.restartContainerd})
+	} else { // this host uses them by version 1
+		steps = append(steps, step{"no controllers", s.withoutControllers}, step{"upgrade, downgrade", s.upgradeIdle})
+	}
+	live(t, append(steps, step{"purge", s.purge}))
+}
+
+// withoutControllers: limits that cannot be kept are no limits, so nothing runs.
+func (s *site) withoutControllers(t *testing.T) {
+	s.loadImage(t)
+	s.task = s.fleet.run(t, "exit 0", "TASK_FAILED")
+	task, err := s.fleet.Task(t.Context(), s.task)
+	if err != nil || !strings.Contains(task.Message, "this machine cannot limit processor time: its kernel offers containers no cpu controller") {
+		t.Errorf("%s, %v", harness.Tell(task), err)
+	}
+}
+
+// upgradeIdle is upgrade on a machine that runs no task.
+func (s *site) upgradeIdle(t *testing.T) {
+	for _, build := range []string{"new", "old", "new"} {
+		was := s.run(t, "tender-agent", "--version")
+		s.apt(t, build)
+		if now := s.run(t, "tender-agent", "--version"); now == was {
+			t.Errorf("build %s is installed, and still %s", build, now)
+		}
+		s.prints(t, "connected to the control plane; 0 tasks", "systemctl", "show", "-P", "StatusText", "tender-agent.service")
+	}
+	s.sound(t)
+}
+
 // The life of a machine that nobody can visit.
 func TestLifeOfAMachine(t *testing.T) {
 	t.Parallel()

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/tenderfleet/tender/test/e2e/harness"
 	"github.com/tenderfleet/tender/test/vm/shell"
 )
 
@@ -37,10 +37,10 @@ type Config struct {
 // goroutine, but Run and Cut.
 type Machine struct {
 	cfg        Config
+	owner      testing.TB // who made it, and with whom it ends
 	dir, image string
-	qemu       *exec.Cmd
+	qemu       *harness.Process // of the last boot
 	shell      *shell.Client
-	ended      chan struct{}
 }
 
 var count atomic.Int64
@@ -53,11 +53,8 @@ func New(t testing.TB, cfg Config) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Machine{cfg: cfg, dir: dir, image: image(t, cfg.Suite)}
+	m := &Machine{cfg: cfg, owner: t, dir: dir, image: image(t, cfg.Suite)}
 	t.Cleanup(func() {
-		if m.ended != nil {
-			m.Cut(t)
-		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
@@ -128,23 +125,7 @@ func (m *Machine) Boot(t testing.TB) {
 	if m.cfg.NetNS != "" {
 		argv = append([]string{"nsenter", "--net=" + m.cfg.NetNS}, argv...)
 	}
-	m.qemu = exec.Command(argv[0], argv[1:]...) //nolint:noctx // Cut ends it
-	out, err := os.Create(m.path("qemu"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.qemu.Stdout, m.qemu.Stderr = out, out
-	m.qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.qemu.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	m.ended = ended
-	go func() {
-		defer close(ended)
-		_ = m.qemu.Wait() // how it ended is in its output
-		_ = out.Close()
-	}()
+	m.qemu = harness.Spawn(m.owner, "qemu", argv[0], argv[1:]...)
 	m.connect(t, socket)
 }
 
@@ -173,24 +154,17 @@ func (m *Machine) connect(t testing.TB, socket string) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("no QEMU: %v\n%s", err, m.said("qemu"))
-		case <-m.ended:
-			t.Fatalf("no QEMU\n%s", m.said("qemu"))
+			t.Fatalf("no QEMU: %v", err)
+		case <-m.qemu.Ended():
+			t.Fatal("no QEMU")
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	// Nothing is lost of what is said before the machine listens.
 	if _, err := m.Run(ctx, "", "true"); err != nil {
-		t.Fatalf("the machine does not boot: %v\n%s%s", err, m.said("qemu"), m.said("console"))
+		console, _ := os.ReadFile(m.path("console"))
+		t.Fatalf("the machine does not boot: %v\n%s", err, console[max(0, len(console)-4000):])
 	}
-}
-
-func (m *Machine) said(file string) string {
-	data, err := os.ReadFile(m.path(file))
-	if err != nil {
-		return err.Error()
-	}
-	return string(data[max(0, len(data)-4000):])
 }
 
 // environment is that of every program that a test runs on a machine.
@@ -207,12 +181,11 @@ func (m *Machine) Run(ctx context.Context, stdin string, argv ...string) (string
 }
 
 // Ended is closed when the machine is off, by itself or not.
-func (m *Machine) Ended() <-chan struct{} { return m.ended }
+func (m *Machine) Ended() <-chan struct{} { return m.qemu.Ended() }
 
 // Cut takes the machine's power away.
 func (m *Machine) Cut(t testing.TB) {
 	t.Helper()
-	_ = m.qemu.Process.Kill() // it may be off
-	<-m.ended
+	m.qemu.Kill(t)
 	_ = m.shell.Close()
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/tenderfleet/tender/test/vm"
 )
 
-// TestExecutor runs the tests of the executor on containerd on a machine whose
+// TestVirtualExecutor runs the tests of the executor on containerd on a machine whose
 // control groups are of version 2, with all controllers, as operators' machines
 // have them. Those with other builds of containerd stay here.
-func TestExecutor(t *testing.T) {
+func TestVirtualExecutor(t *testing.T) {
 	dir := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", filepath.Join(dir, "containerd.test"), "github.com/tenderfleet/tender/agent/containerd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
