@@ -144,7 +144,8 @@ test-packages: debs ## test the Debian packages on a machine that runs systemd (
 # Not among the steps below: where the processor cannot lend itself it takes ten
 # minutes.
 test-vm: debs ## test on virtual machines: control groups of version 2, loss of power (needs root)
-	@TENDER_DEBS=$(BIN)/debs go test -count=1 -timeout 60m -v -run '^TestVirtual' ./test/vm ./test/packages
+	@packaging/deps vm
+	TENDER_DEBS=$(BIN)/debs go test -count=1 -timeout 60m -v -run '^TestVirtual' ./test/vm ./test/packages
 
 # Each step is done, whatever became of the ones before, so that one run tells
 # everything.
