@@ -145,7 +145,7 @@ test-packages: debs ## test the Debian packages on a machine that runs systemd (
 # minutes.
 test-vm: debs ## test on virtual machines: control groups of version 2, loss of power (needs root)
 	@packaging/deps vm
-	TENDER_DEBS=$(BIN)/debs go test -count=1 -timeout 60m -v -run '^TestVirtual' ./test/vm ./test/packages
+	TENDER_DEBS=$(BIN)/debs go test -count=1 -p 1 -timeout 60m -v -run '^TestVirtual' ./test/vm ./test/packages
 
 # Each step is done, whatever became of the ones before, so that one run tells
 # everything.
