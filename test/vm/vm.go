@@ -55,6 +55,9 @@ func New(t testing.TB, cfg Config) *Machine {
 	}
 	m := &Machine{cfg: cfg, owner: t, dir: dir, image: image(t, cfg.Suite)}
 	t.Cleanup(func() {
+		if console, err := os.ReadFile(m.path("console")); err == nil && t.Failed() {
+			t.Logf("the end of the console's output:\n%s", console[max(0, len(console)-8000):])
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
@@ -162,8 +165,7 @@ func (m *Machine) connect(t testing.TB, socket string) {
 	}
 	// Nothing is lost of what is said before the machine listens.
 	if _, err := m.Run(ctx, "", "true"); err != nil {
-		console, _ := os.ReadFile(m.path("console"))
-		t.Fatalf("the machine does not boot: %v\n%s", err, console[max(0, len(console)-4000):])
+		t.Fatalf("the machine does not boot: %v", err)
 	}
 }
 
