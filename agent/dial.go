@@ -55,7 +55,7 @@ func (a *Agent) dialLoop(ctx context.Context, replicas []string) error {
 			continue
 		}
 		wait := max(pause, back.Next(rand.Float64()))
-		if !d.welcomed.IsZero() && time.Since(d.welcomed) > steady {
+		if d.lasted() {
 			back.Reset()
 			mends = 0
 			wait = again(err, d.spread, rand.Float64())
@@ -152,6 +152,11 @@ func (d *rounds) know(current string, w wire.Welcome) {
 	d.addrs = w.Replicas
 	d.sort()
 	d.at = slices.Index(d.addrs, current) + 1 // the one after it
+}
+
+// lasted reports whether there was a session, and a steady one.
+func (d *rounds) lasted() bool {
+	return !d.welcomed.IsZero() && time.Since(d.welcomed) > steady
 }
 
 // hint makes addr the next one, unless that was the one that said so.

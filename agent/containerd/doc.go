@@ -15,6 +15,10 @@
 // label tender.task. Nothing in this package is remembered across restarts:
 // containerd is the record.
 //
+// An image's unpacked layers are on the disk before a task runs on them, which
+// costs the first start of each image a sync, and carry the label tender.durable.
+// Layers without it that the machine had before it was started are unpacked again.
+//
 // A task gets the default seccomp profile (for the machine's own ABI: 32-bit
 // programs are killed by it), no new privileges, a short list of
 // capabilities, the devices it was assigned and no others, a network of its

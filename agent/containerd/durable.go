@@ -112,9 +112,12 @@ func (x *Executor) discard(ctx context.Context, chain []digest.Digest) error {
 	}
 	collect(lowest)
 	for _, info := range topFirst {
-		if err := x.idle(ctx, info); err != nil {
+		switch err := x.idle(ctx, info); {
+		case errors.Is(err, errInUse):
 			x.log.WarnContext(ctx, "layers may lack files since the machine lost its power, and are not unpacked again", "layer", info.Name, "cause", err)
 			return nil
+		case err != nil:
+			return err
 		}
 	}
 	x.log.InfoContext(ctx, "layers are unpacked again: nothing shows that they were on the disk when the machine went down", "layer", lowest.Name)

@@ -38,7 +38,6 @@ func TestRun(t *testing.T) {
 		_, err := c.Run(t.Context(), shell.Command{Argv: []string{"sleep", "2"}})
 		lost <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
 	if err := far.Close(); err != nil {
 		t.Fatal(err)
 	}
