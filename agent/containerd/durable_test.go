@@ -48,7 +48,7 @@ func TestLayersThatWereNotOnTheDisk(t *testing.T) {
 	}
 	empty := func(img images.Image) {
 		t.Helper()
-		mounts, err := x.snaps.View(ctx, "look", layer(img))
+		mounts, err := x.snaps.View(ctx, "look", layer(img), snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "1"}))
 		if err == nil {
 			err = errors.Join(os.Truncate(filepath.Join(mounts[0].Source, "bin/busybox"), 0), x.snaps.Remove(ctx, "look"))
 		}
@@ -114,6 +114,10 @@ func TestLayersThatWereNotOnTheDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		// As an agent left it that knew nothing of all this.
+		used, err := x.snaps.Stat(ctx, layer(img))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := x.snaps.Update(ctx, snapshots.Info{Name: layer(img)}, "labels."+durableLabel); err != nil {
 			t.Fatal(err)
 		}
@@ -124,12 +128,15 @@ func TestLayersThatWereNotOnTheDisk(t *testing.T) {
 		if e, err := next.Wait(short, runs.ID); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the task that ran: %v, %v", e, err)
 		}
+		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || info.Created != used.Created || info.Labels[durableLabel] != "" {
+			t.Errorf("the layer is of %v with the labels %v, before %v; error %v", info.Created, info.Labels, used.Created, err)
+		}
 		if err := x.Remove(ctx, runs.ID); err != nil {
 			t.Fatal(err)
 		}
 		wantPrinted(t, w.lives(t), says(img), "fine\n")
-		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || info.Labels[durableLabel] == "" {
-			t.Errorf("later the layer's labels are %v, error %v", info.Labels, err)
+		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || info.Created == used.Created || info.Labels[durableLabel] == "" {
+			t.Errorf("later the layer is of %v, before %v, with the labels %v; error %v", info.Created, used.Created, info.Labels, err)
 		}
 	})
 	w.checkClean(t)
