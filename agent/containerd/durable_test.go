@@ -102,7 +102,7 @@ func TestLayersThatWereNotOnTheDisk(t *testing.T) {
 			t.Fatalf("the layer's labels are %v, error %v", before.Labels, err)
 		}
 		wantPrinted(t, w.lives(t), says(img), "fine\n")
-		if after, err := x.snaps.Stat(ctx, layer(img)); err != nil || after.Created != before.Created {
+		if after, err := x.snaps.Stat(ctx, layer(img)); err != nil || !after.Created.Equal(before.Created) {
 			t.Errorf("the layer is of %v, before %v; error %v", after.Created, before.Created, err)
 		}
 	})
@@ -128,14 +128,14 @@ func TestLayersThatWereNotOnTheDisk(t *testing.T) {
 		if e, err := next.Wait(short, runs.ID); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the task that ran: %v, %v", e, err)
 		}
-		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || info.Created != used.Created || info.Labels[durableLabel] != "" {
+		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || !info.Created.Equal(used.Created) || info.Labels[durableLabel] != "" {
 			t.Errorf("the layer is of %v with the labels %v, before %v; error %v", info.Created, info.Labels, used.Created, err)
 		}
 		if err := x.Remove(ctx, runs.ID); err != nil {
 			t.Fatal(err)
 		}
 		wantPrinted(t, w.lives(t), says(img), "fine\n")
-		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || info.Created == used.Created || info.Labels[durableLabel] == "" {
+		if info, err := x.snaps.Stat(ctx, layer(img)); err != nil || info.Created.Equal(used.Created) || info.Labels[durableLabel] == "" {
 			t.Errorf("later the layer is of %v, before %v, with the labels %v; error %v", info.Created, used.Created, info.Labels, err)
 		}
 	})
